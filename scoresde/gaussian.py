@@ -1,0 +1,111 @@
+"""Gaussian mixtures under a linear SDE: every quantity of the diffusion in closed form.
+
+If x_0 ~ sum_k w_k N(m_k, diag s_k^2) then x_t ~ sum_k w_k N(alpha m_k, diag v_k) with v_k = alpha^2 s_k^2 + sigma^2, and
+
+    score(x, t) = -sum_k r_k(x) (x - alpha m_k) / v_k,      r_k = posterior probability of component k given x_t.
+
+This is the oracle against which samplers, likelihoods and losses are tested, and a source of toy data.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from scoresde.sde import SDE, example_keys, expand
+
+Score = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@jax.tree_util.register_pytree_node_class
+class GaussianMixture:
+    """The mixture sum_k weights_k N(means_k, diag(stds_k^2)). A pytree of its three arrays.
+
+    Args:
+        means: (K, *event), usually (K, D).
+        stds: (K,) for isotropic components or (K, *event), positive.
+        weights: (K,), positive; normalised to sum to one.
+
+    Raises:
+        ValueError: shapes that do not belong together, or values out of range.
+    """
+
+    def __init__(self, means: ArrayLike, stds: ArrayLike, weights: ArrayLike):
+        self.means, self.stds, self.weights = (jnp.asarray(a, dtype=float) for a in (means, stds, weights))
+        count, event = self.means.shape[:1], self.means.shape[1:]
+        if self.means.ndim < 2:
+            raise ValueError(f"means must have shape (K, *event), got {self.means.shape}")
+        if self.stds.shape not in (count, count + event):
+            raise ValueError(f"stds must have shape {count} or {count + event}, got {self.stds.shape}")
+        if self.weights.shape != count:
+            raise ValueError(f"weights must have shape {count}, got {self.weights.shape}")
+        for name, values in (("stds", self.stds), ("weights", self.weights)):
+            if not (jnp.all(values > 0) and jnp.all(jnp.isfinite(values))):
+                raise ValueError(f"{name} must be positive and finite, got {values.tolist()}")
+        if not jnp.all(jnp.isfinite(self.means)):
+            raise ValueError("means must be finite")
+        self.weights = self.weights / jnp.sum(self.weights)
+
+    def tree_flatten(self) -> tuple[tuple[jax.Array, ...], None]:
+        return (self.means, self.stds, self.weights), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, leaves: tuple[jax.Array, ...]) -> "GaussianMixture":
+        mixture = object.__new__(cls)
+        mixture.means, mixture.stds, mixture.weights = leaves
+        return mixture
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.means.shape[1:]
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """Draw (n, *event) exact samples; sample i depends on (key, i) alone."""
+
+        def draw(key: jax.Array) -> jax.Array:
+            key_component, key_noise = jax.random.split(key)
+            k = jax.random.categorical(key_component, jnp.log(self.weights))
+            return self.means[k] + self.stds[k] * jax.random.normal(key_noise, self.event_shape, self.means.dtype)
+
+        return jax.vmap(draw)(example_keys(key, n))
+
+    def log_prob(self, x: ArrayLike) -> jax.Array:
+        """Log-density in nats: (B, *event) -> (B,)."""
+        return jax.nn.logsumexp(_log_joint(self, jnp.asarray(x), jnp.array(0.0), jnp.array(1.0))[0], axis=1)
+
+    def marginal(self, sde: SDE, t: ArrayLike) -> "GaussianMixture":
+        """The law of x_t at one time t, itself a mixture."""
+        alpha, variance = sde.alpha(t), sde.variance(t)
+        stds = jnp.sqrt(alpha**2 * self.stds**2 + variance)
+        return self.tree_unflatten(None, (alpha * self.means, stds, self.weights))
+
+    def score(self, sde: SDE) -> Score:
+        """The exact score(x, t) = grad log p_t(x): x of shape (B, *event), t a scalar or (B,)."""
+        return Partial(_mixture_score, self, sde)
+
+
+def _log_joint(
+    mixture: GaussianMixture, x: jax.Array, variance: jax.Array, alpha: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """log w_k N(x; alpha m_k, v_k) of shape (B, K), and the components' scores -(x - alpha m_k)/v_k, (B, K, *event)."""
+    count, event = mixture.means.shape[0], mixture.event_shape
+    if x.shape[1:] != event:
+        raise ValueError(f"x must have shape (B, {', '.join(map(str, event))}) like the means, got {x.shape}")
+    x = x[:, None]
+    stds = mixture.stds.reshape(1, count, *(mixture.stds.shape[1:] or (1,) * len(event))).astype(x.dtype)
+    alpha, variance = (
+        jnp.broadcast_to(a, x.shape[:1]).astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1)) for a in (alpha, variance)
+    )
+    v = jnp.broadcast_to(alpha**2 * stds**2 + variance, (x.shape[0], count, *event))
+    scores = -(x - alpha * mixture.means[None].astype(x.dtype)) / v
+    axes = tuple(range(2, x.ndim))
+    log_normal = -0.5 * jnp.sum(scores**2 * v + jnp.log(2 * math.pi * v), axis=axes)
+    return jnp.log(mixture.weights)[None] + log_normal, scores
+
+
+def _mixture_score(mixture: GaussianMixture, sde: SDE, x: jax.Array, t: jax.Array) -> jax.Array:
+    log_joint, scores = _log_joint(mixture, x, sde.variance(t), sde.alpha(t))
+    return jnp.sum(expand(jax.nn.softmax(log_joint, axis=1), scores) * scores, axis=1)

@@ -1,0 +1,133 @@
+"""What the network predicts, and the score that follows.
+
+With rho = sigma/alpha and data of standard deviation sigma_d, put the state on the unit circle,
+
+    u = (x / alpha) / sqrt(sigma_d^2 + rho^2) = cos(phi) x_0/sigma_d + sin(phi) eps,      phi = arctan(rho / sigma_d).
+
+u has unit variance at every time and is the network's input; its noise coordinate is c = log(rho / sigma_d). The
+network's output F stands for one of
+
+    noise      F = eps                                   data      F = x_0
+    velocity   F = cos(phi) eps - sin(phi) x_0/sigma_d   karras    F = -velocity   (EDM: D = c_skip x + c_out F)
+    score      F = grad log p_t(x)
+
+and each implies the noise eps_hat = p u + q F, hence score = -eps_hat / sigma. The coefficients (p, q) are written
+without cancellation. ``velocity`` (equal to ``karras`` up to sign) is the one whose error stays bounded at both ends of time.
+With sigma_d = 1 and the VP SDE it is the v-prediction of Salimans and Ho (2022).
+
+References: Karras et al., "Elucidating the design space of diffusion-based generative models" (2022), section 5 and
+table 1; Salimans and Ho, "Progressive distillation" (2022), appendix D.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from scoresde.gaussian import Score
+from scoresde.sde import SDE, expand
+
+Coefficients = tuple[jax.Array, jax.Array]
+Prediction = Callable[[jax.Array, jax.Array, float], Coefficients]
+"""(alpha, sigma, sigma_data) -> (p, q) of eps_hat = p u + q F."""
+
+
+def _radius(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> jax.Array:
+    """alpha sqrt(sigma_d^2 + rho^2), the standard deviation of x_t."""
+    return jnp.sqrt((alpha * sigma_data) ** 2 + sigma**2)
+
+
+def noise(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts eps (Ho et al. 2020)."""
+    return jnp.zeros_like(sigma), jnp.ones_like(sigma)
+
+
+def data(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts x_0: eps_hat = (x - alpha F)/sigma."""
+    return _radius(alpha, sigma, sigma_data) / sigma, -alpha / sigma
+
+
+def velocity(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts du/dphi: eps_hat = sin(phi) u + cos(phi) F."""
+    radius = _radius(alpha, sigma, sigma_data)
+    return sigma / radius, alpha * sigma_data / radius
+
+
+def karras(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts -du/dphi, which is EDM's D = c_skip x + c_out F (Karras et al. 2022, equation 7)."""
+    p, q = velocity(alpha, sigma, sigma_data)
+    return p, -q
+
+
+def score(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
+    """The network predicts the score itself, of order 1/sigma: eps_hat = -sigma F."""
+    return jnp.zeros_like(sigma), -sigma
+
+
+@dataclasses.dataclass(frozen=True)
+class Preconditioner:
+    """An SDE, the standard deviation of the data and what the network predicts: all that turns a network into a score.
+
+    The one ``sigma_data`` kept here serves the network's input, its output and the loss weight that cancels them.
+
+    Args:
+        sde: the SDE.
+        sigma_data: standard deviation of the (centred) data, in the data's units; ``from_data`` measures it.
+        prediction: ``noise``, ``data``, ``velocity``, ``karras``, ``score`` or a function like them.
+    """
+
+    sde: SDE
+    sigma_data: float = 1.0
+    prediction: Prediction = velocity
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sde, SDE):
+            raise ValueError(f"sde must be an SDE, got {self.sde!r}")
+        if not (math.isfinite(self.sigma_data) and self.sigma_data > 0):
+            raise ValueError(f"sigma_data must be positive and finite, got {self.sigma_data!r}")
+        if not callable(self.prediction):
+            raise ValueError(f"prediction must be a function such as precond.velocity, got {self.prediction!r}")
+
+    @classmethod
+    def from_data(cls, sde: SDE, x: ArrayLike, prediction: Prediction = velocity) -> "Preconditioner":
+        """Measure ``sigma_data`` as the root-mean-square of ``x`` (B, *event) over all its entries."""
+        return cls(sde, float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64))))), prediction)
+
+    def score(self, network: Callable[[jax.Array, jax.Array], jax.Array]) -> Score:
+        """The score of ``network(u, c)``, which takes u (B, *event) of unit variance and c (B,), and returns F like u.
+
+        If ``network`` is a ``jax.tree_util.Partial`` its arrays stay traced arguments and are never compiled in.
+        """
+        return Partial(_network_score, self, network if isinstance(network, Partial) else Partial(network))
+
+    def karras_weight(self, p_mean: float = -1.2, p_std: float = 1.2) -> Callable[[SDE, jax.Array], jax.Array]:
+        """EDM's objective as a weight on ||eps_hat - eps||^2 under uniform time (see ``loss``).
+
+        Unit weight on the error of F, (sigma_d^2 + rho^2)/sigma_d^2, times the density in t of log rho ~ N(p_mean, p_std^2).
+        """
+
+        def weight(sde: SDE, t: jax.Array) -> jax.Array:
+            log_rho = -0.5 * sde.log_snr(t)
+            rate = 0.5 * sde.diffusion(t) ** 2 / sde.variance(t)  # d log rho / dt
+            density = jnp.exp(-0.5 * ((log_rho - p_mean) / p_std) ** 2) / (p_std * math.sqrt(2 * math.pi))
+            return (1 + jnp.exp(2 * log_rho) / self.sigma_data**2) * density * rate * (sde.t_max - sde.t_min)
+
+        return weight
+
+
+jax.tree_util.register_static(Preconditioner)
+
+
+def _network_score(precond: Preconditioner, network: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    sde, sigma_data = precond.sde, precond.sigma_data
+    t = jnp.broadcast_to(t, x.shape[:1])
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    p, q = precond.prediction(alpha, sigma, sigma_data)
+    u = x / expand(_radius(alpha, sigma, sigma_data), x)
+    c = -0.5 * sde.log_snr(t) - math.log(sigma_data)
+    return -(expand(p, x) * u + expand(q, x) * network(u, c)) / expand(sigma, x)

@@ -1,0 +1,214 @@
+"""A fixed-grid solver is a table of numbers, and one loop runs them all.
+
+Every solver of the reverse SDE or the probability flow that is linear in the state, in the scores seen so far and in fresh
+noise is a list of rows. Row k commits a state, chooses where to look, and looks there once:
+
+    base  <- a_k base + sum_j A_kj h_j + s_k z_k          (commit; z_k fresh standard normal noise)
+    point <- b_k base + sum_j B_kj h_j
+    h     <- [c_k point + d_k score(point, t_k), h ...]   (one network evaluation; h_0 is the newest)
+
+and one more commit ends the table. c and d choose what the history holds: by Tweedie's formula D = E[x_0 | x_t] is
+(c, d) = (1/alpha, sigma^2/alpha), the noise is (0, -sigma), the score is (0, 1). Two registers (base and point) are enough for
+predictor-corrector schemes; R rows take exactly R network evaluations.
+
+A commit marked adaptive is a Langevin step with the step size of Song et al. (2021, algorithms 4 and 5): with
+m = ||z||^2 / ||h_0||^2, taken per example, its sum over the history is multiplied by m and its noise by sqrt(m).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from scoresde.gaussian import Score
+from scoresde.grids import check_grid
+from scoresde.sde import SDE, example_keys, expand, normal_per_example, on_host
+
+
+@partial(jax.tree_util.register_dataclass, meta_fields=[], data_fields=["look", "commit", "start_std"])
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The coefficients of a solver, float64 NumPy arrays: a pytree, to be printed, stored, ``vmap``ped or optimised.
+
+    Attributes:
+        look: R rows: ``t`` (R,) times of evaluation, ``b`` (R,), ``B`` (R, H), ``c`` (R,), ``d`` (R,).
+        commit: R + 1 rows: ``t`` times of the committed states, ``a``, ``A`` (R + 1, H), ``s``, ``adaptive`` (0 or 1).
+        start_std: standard deviation of the prior at the first time.
+    """
+
+    look: "Look"
+    commit: "Commit"
+    start_std: Any
+
+    @property
+    def num_evals(self) -> int:
+        """The exact number of network evaluations."""
+        return self.look.t.shape[-1]
+
+    @property
+    def times(self) -> np.ndarray:
+        """The time of each committed state, as returned with ``trajectory=True``: (num_evals + 1,)."""
+        return self.commit.t
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """Where each row evaluates the score and what it keeps; see ``Table``."""
+
+    t: Any
+    b: Any
+    B: Any
+    c: Any
+    d: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """How each row moves the state; see ``Table``."""
+
+    t: Any
+    a: Any
+    A: Any
+    s: Any
+    adaptive: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """alpha, sigma and log-SNR at the n + 1 times of a checked grid, float64 on the host."""
+
+    t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+    log_snr: np.ndarray
+
+    @classmethod
+    def of(cls, sde: SDE, grid: ArrayLike) -> "Nodes":
+        t = check_grid(sde, grid)
+        return cls(t, *on_host(lambda t: (sde.alpha(t), sde.sigma(t), sde.log_snr(t)), t))
+
+
+def single_step(nodes: Nodes, *, a: ArrayLike, A: ArrayLike, s: ArrayLike, c: ArrayLike, d: ArrayLike) -> Table:
+    """The table of n steps that each look once, where they start: x' = a x + A h + s z with h = c x + d score(x, t).
+
+    Coefficients are (n,) or scalars.
+    """
+    n = len(nodes.t) - 1
+    a, A, s, c, d = (np.broadcast_to(np.asarray(v, np.float64), (n,)) for v in (a, A, s, c, d))
+    first = partial(np.insert, obj=0)  # the first commit leaves the state as it is
+    commit = Commit(nodes.t, first(a, values=1.0), first(A, values=0.0)[:, None], first(s, values=0.0), np.zeros(n + 1))
+    look = Look(nodes.t[:-1], np.ones(n), np.zeros((n, 1)), c, d)
+    return Table(look, commit, nodes.sigma[0])
+
+
+def with_denoising(sde: SDE, table: Table) -> Table:
+    """The table followed by one evaluation at its last time that returns E[x_0 | x_t] (Tweedie's formula)."""
+    nodes = Nodes.of(sde, [sde.t_max, table.commit.t[-1]])
+    history = np.zeros((1, table.commit.A.shape[1]))
+    newest = history.copy()
+    newest[0, 0] = 1.0
+    alpha, sigma = nodes.alpha[1:], nodes.sigma[1:]
+    one, zero = np.ones(1), np.zeros(1)
+    look = Look(nodes.t[1:], one, history, 1 / alpha, sigma**2 / alpha)
+    commit = Commit(nodes.t[1:], zero, newest, zero, zero)
+    join = partial(jax.tree.map, lambda rows, row: np.concatenate([rows, row]))
+    return Table(join(table.look, look), join(table.commit, commit), table.start_std)
+
+
+def sample(key: jax.Array, score: Score, table: Table, shape: tuple[int, ...], *, trajectory: bool = False) -> jax.Array:
+    """Draw the prior N(0, sigma^2 I) at the table's first time and run the table.
+
+    Args:
+        key: random key. Example i depends on (key, i) alone, not on the batch size or its neighbours.
+        score: ``score(x, t)`` with x of shape (B, *event) and t a scalar.
+        table: a solver's table, such as ``ss.ddim(sde, ss.log_snr_grid(sde, 50))``.
+        shape: (B, *event).
+        trajectory: return every committed state instead, (num_evals + 1, B, *event), at ``table.times``.
+
+    Returns:
+        (B, *event), at the table's last time.
+    """
+    key_prior, key_noise = jax.random.split(key)
+    prior = normal_per_example(example_keys(key_prior, shape[0]), tuple(shape[1:]))
+    start_std = jnp.asarray(_checked(table).start_std, prior.dtype)
+    return integrate(key_noise, score, table, start_std * prior, trajectory=trajectory)
+
+
+def integrate(key: jax.Array, score: Score, table: Table, x: ArrayLike, *, trajectory: bool = False) -> jax.Array:
+    """Run the table from the state ``x`` (B, *event) at its first time; the rest as for ``sample``.
+
+    Compiled once per score function, shape of ``x`` and shape of the table: the SDE, grid and solver are only numbers.
+    Arrays inside a ``jax.tree_util.Partial`` score (as made by this library) are arguments too.
+    """
+    x = jnp.asarray(x, jnp.result_type(float, x))
+    if x.ndim < 1 or not len(x):
+        raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
+    return _integrate(key, as_partial(score), _checked(table), x, trajectory)
+
+
+def as_partial(score: Callable[..., Any]) -> Partial:
+    """A score as a pytree: the arrays of a ``jax.tree_util.Partial`` are leaves, any other function is static."""
+    if not callable(score):
+        raise ValueError(f"score must be a function (x, t) -> array like x, got {type(score).__name__}")
+    return score if isinstance(score, Partial) else Partial(score)
+
+
+def check_score(value: jax.Array, x: jax.Array) -> jax.Array:
+    """The value of a score at ``x``, or a ValueError while tracing if its shape is not that of ``x``."""
+    if jnp.shape(value) != x.shape:
+        raise ValueError(f"score(x, t) must return the shape of x, {x.shape}, got {jnp.shape(value)}")
+    return value
+
+
+def _checked(table: Table) -> Table:
+    if not isinstance(table, Table):
+        raise ValueError(f"table must be a solver's table such as ss.ddim(sde, grid), got {type(table).__name__}")
+    return table
+
+
+@partial(jax.jit, static_argnames="trajectory")
+def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, trajectory: bool) -> jax.Array:
+    keys = example_keys(key, x.shape[0])
+    table = jax.tree.map(lambda v: jnp.asarray(v, x.dtype), table)
+    index = jnp.arange(table.num_evals + 1)
+    rows = jax.tree.map(lambda v: v[:-1], (index, table.commit))
+    last = jax.tree.map(lambda v: v[-1], (index, table.commit))
+
+    def body(state: tuple[jax.Array, jax.Array], row: Any) -> Any:
+        (k, commit), look = row
+        base, history = state
+        base = _commit(keys, k, commit, base, history)
+        point = look.b * base + _combine(look.B, history)
+        h = look.c * point + look.d * check_score(score(point, look.t), point)
+        return (base, jnp.concatenate([h[None].astype(x.dtype), history[:-1]])), base if trajectory else None
+
+    start = x, jnp.zeros((table.commit.A.shape[-1], *x.shape), x.dtype)
+    (base, history), path = jax.lax.scan(body, start, (rows, table.look))
+    base = _commit(keys, *last, base, history)
+    return jnp.concatenate([path, base[None]]) if trajectory else base
+
+
+def _combine(coefficients: jax.Array, history: jax.Array) -> jax.Array:
+    return sum((coefficients[j] * history[j] for j in range(1, len(history))), coefficients[0] * history[0])
+
+
+def _commit(keys: jax.Array, k: jax.Array, row: Commit, base: jax.Array, history: jax.Array) -> jax.Array:
+    """a base + sum_j A_j h_j + s z; noise is drawn only where s is not zero."""
+    direction = _combine(row.A, history)
+
+    def with_noise() -> jax.Array:
+        z = normal_per_example(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k), base.shape[1:], base.dtype)
+        axes = tuple(range(1, base.ndim))
+        squares = jnp.sum(z**2, axes), jnp.sum(history[0] ** 2, axes)
+        m = jnp.where(row.adaptive > 0, squares[0] / jnp.maximum(squares[1], jnp.finfo(base.dtype).tiny), 1)
+        return expand(m, base) * direction + expand(jnp.sqrt(m), base) * row.s * z
+
+    return row.a * base + jax.lax.cond(row.s != 0, with_noise, lambda: direction)
