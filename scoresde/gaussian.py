@@ -1,6 +1,6 @@
 """Gaussian mixtures under a linear SDE: every quantity of the diffusion in closed form.
 
-If x_0 ~ sum_k w_k N(m_k, diag s_k^2) then x_t ~ sum_k w_k N(alpha m_k, diag v_k) with v_k = alpha^2 s_k^2 + sigma^2, and
+If x_0 ~ sum_k w_k N(m_k, diag s_k^2) then x_t ~ sum_k w_k N(alpha m_k, diag v_k), v_k = alpha^2 s_k^2 + sigma^2, and
 
     score(x, t) = -sum_k r_k(x) (x - alpha m_k) / v_k,      r_k = posterior probability of component k given x_t.
 

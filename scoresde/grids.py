@@ -2,7 +2,7 @@
 
     uniform    t_i equally spaced
     log-SNR    log-SNR equally spaced (Lu et al. 2022, "DPM-Solver", section 3.3)
-    Karras     rho_i = (rho_max^(1/p) + i/n (rho_min^(1/p) - rho_max^(1/p)))^p with rho = sigma/alpha (Karras et al. 2022, eq. 5)
+    Karras     (sigma/alpha)^(1/rho) equally spaced (Karras et al. 2022, equation 5)
 
 A solver takes any decreasing sequence of times within [t_min, t_max]; these are the usual ones.
 """

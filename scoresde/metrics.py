@@ -82,8 +82,9 @@ def _samples(name: str, x: ArrayLike, y: ArrayLike, *, least: int) -> tuple[jax.
     """Both samples as (n, D) and (m, D) floats, moved together so that their pooled mean is zero."""
     x, y = jnp.asarray(x), jnp.asarray(y)
     if x.ndim == 0 or y.ndim == 0 or x.shape[1:] != y.shape[1:] or 0 in x.shape[1:]:
-        raise ValueError(f"{name} expects x (n, *event) and y (m, *event) of one event shape, "
-                         f"got {x.shape} and {y.shape}")
+        raise ValueError(
+            f"{name} expects x (n, *event) and y (m, *event) of one event shape, got {x.shape} and {y.shape}"
+        )
     if min(len(x), len(y)) < least:
         raise ValueError(f"{name} needs at least {least} point(s) in each sample, got {len(x)} and {len(y)}")
     dtype = jnp.result_type(x, y, jnp.float32)

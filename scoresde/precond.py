@@ -12,8 +12,8 @@ network's output F stands for one of
     score      F = grad log p_t(x)
 
 and each implies the noise eps_hat = p u + q F, hence score = -eps_hat / sigma. The coefficients (p, q) are written
-without cancellation. ``velocity`` (equal to ``karras`` up to sign) is the one whose error stays bounded at both ends of time.
-With sigma_d = 1 and the VP SDE it is the v-prediction of Salimans and Ho (2022).
+without cancellation. ``velocity`` (equal to ``karras`` up to sign) is the one whose error stays bounded at both ends of
+time. With sigma_d = 1 and the VP SDE it is the v-prediction of Salimans and Ho (2022).
 
 References: Karras et al., "Elucidating the design space of diffusion-based generative models" (2022), section 5 and
 table 1; Salimans and Ho, "Progressive distillation" (2022), appendix D.
@@ -108,7 +108,7 @@ class Preconditioner:
     def karras_weight(self, p_mean: float = -1.2, p_std: float = 1.2) -> Callable[[SDE, jax.Array], jax.Array]:
         """EDM's objective as a weight on ||eps_hat - eps||^2 under uniform time (see ``loss``).
 
-        Unit weight on the error of F, (sigma_d^2 + rho^2)/sigma_d^2, times the density in t of log rho ~ N(p_mean, p_std^2).
+        Unit weight on the error of F, 1 + (rho/sigma_d)^2, times the density in t of log rho ~ N(p_mean, p_std^2).
         """
 
         def weight(sde: SDE, t: jax.Array) -> jax.Array:

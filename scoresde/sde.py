@@ -8,8 +8,8 @@ and is fixed by log alpha(t) and sigma(t)^2. Everything else follows from these 
 
     f = d/dt log alpha,      g^2 = d/dt sigma^2 - 2 f sigma^2,      log-SNR = 2 log(alpha / sigma).
 
-Time runs from data at ``t_min`` to noise at ``t_max``. Unless given, ``t_min`` is where sigma/alpha = 1e-3 and ``t_max``
-where the log-SNR is -10 (or 1, where alpha does not vanish there). These two constants serve training, sampling and
+Time runs from data at ``t_min`` to noise at ``t_max``. Unless given, ``t_min`` is where sigma/alpha = 1e-3 and
+``t_max`` is 1, or where the log-SNR is -10 if alpha vanishes at 1. These two constants serve training, sampling and
 likelihood alike. Variances are written with ``expm1``: sqrt(1 - exp(.)) is 2.4 % wrong in float32 at t = 1e-5.
 
 References: Song et al., "Score-based generative modeling through stochastic differential equations" (2021), section 3.4
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -46,7 +47,7 @@ def on_host(function: Callable[..., Any], *arguments: Any) -> Any:
         return jax.tree.map(np.array, function(*arguments))
 
 
-def _host_device() -> jax.Device | None:
+def _host_device() -> Any:
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # the process excludes the CPU backend: the default device computes float64 as well
@@ -62,9 +63,18 @@ def _float32(value: float) -> float:
     return float(np.float32(value))
 
 
+def is_concrete(value: object) -> bool:
+    """Whether ``value`` is a number now, so that it can be checked, rather than a tracer inside ``jit``."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def _refusal(owner: object, name: str, expected: str, value: object) -> ValueError:
+    return ValueError(f"{type(owner).__name__}: {name} must be {expected}, got {value!r}")
+
+
 def _require(condition: bool, owner: object, name: str, expected: str, value: object) -> None:
     if not condition:
-        raise ValueError(f"{type(owner).__name__}: {name} must be {expected}, got {value!r}")
+        raise _refusal(owner, name, expected, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +104,8 @@ class SDE(abc.ABC):
             value = getattr(self, field.name)
             if value is None and field.name in ("t_min", "t_max"):
                 continue
-            is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            _require(is_number and math.isfinite(value), self, field.name, "a finite number", value)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+                raise _refusal(self, field.name, "a finite number", value)
             object.__setattr__(self, field.name, float(value))
         self._validate()
         if self.t_max is None:
@@ -109,7 +119,7 @@ class SDE(abc.ABC):
         _require(math.isfinite(start), self, "t_min", "a time where sigma > 0", self.t_min)
         _require(-70 < end < start, self, "t_max", "a time where alpha > 0", self.t_max)
 
-    def _validate(self) -> None:
+    def _validate(self) -> None:  # noqa: B027
         """Check the parameters of the subclass; t_min and t_max are not yet resolved."""
 
     def _default_t_max(self) -> float:
@@ -200,12 +210,12 @@ def _bisect(sde: SDE, log_snr: jax.Array, low: float, high: float) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class _LinearBeta(SDE):
-    """beta(t) = beta_min + t (beta_max - beta_min), B(t) = integral of beta, log alpha = -B/2."""
+    """log alpha = -B/2 with B(t) the integral of beta(t) = beta_min + t (beta_max - beta_min)."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
 
-    def _validate(self) -> None:
+    def _validate(self) -> None:  # noqa: B027
         _require(self.beta_min >= 0, self, "beta_min", "at least 0", self.beta_min)
         _require(self.beta_max > self.beta_min, self, "beta_max", f"above beta_min = {self.beta_min:g}", self.beta_max)
 
@@ -223,7 +233,7 @@ class _LinearBeta(SDE):
 
 @dataclasses.dataclass(frozen=True)
 class VP(_LinearBeta):
-    """Variance preserving: log alpha = -B(t)/2, sigma^2 = 1 - exp(-B(t)), B(t) = beta_min t + (beta_max - beta_min) t^2/2.
+    """Variance preserving: log alpha = -B(t)/2, sigma^2 = 1 - exp(-B(t)).
 
     Song et al. (2021), equations 11 and 29. beta_max > beta_min >= 0.
     """
@@ -243,7 +253,9 @@ class SubVP(_LinearBeta):
         return jnp.expm1(-self._integral(t)) ** 2
 
     def time(self, log_snr: ArrayLike) -> jax.Array:
-        return self._inverse_integral(2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * _time(log_snr))))  # sigma/alpha = 2 sinh(B/2)
+        return self._inverse_integral(
+            2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * _time(log_snr)))
+        )  # sigma/alpha = 2 sinh(B/2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +268,7 @@ class VE(SDE):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
-    def _validate(self) -> None:
+    def _validate(self) -> None:  # noqa: B027
         _require(self.sigma_min > 0, self, "sigma_min", "above 0", self.sigma_min)
         _require(
             self.sigma_max > self.sigma_min, self, "sigma_max", f"above sigma_min = {self.sigma_min:g}", self.sigma_max
@@ -285,7 +297,7 @@ class Cosine(SDE):
     def log_alpha(self, t: ArrayLike) -> jax.Array:
         t = _time(t)  # cos(pi t/2) loses digits at both ends: near 0 use its distance from 1, near 1 the sine of 1 - t
         late = jnp.log(jnp.sin(0.5 * jnp.pi * (1 - t)))
-        return jnp.where(t < 0.5, 0.5 * jnp.log1p(-jnp.sin(0.5 * jnp.pi * jnp.minimum(t, 0.5)) ** 2), late)
+        return jnp.where(t < 0.5, 0.5 * jnp.log1p(-(jnp.sin(0.5 * jnp.pi * jnp.minimum(t, 0.5)) ** 2)), late)
 
     def variance(self, t: ArrayLike) -> jax.Array:
         return jnp.sin(0.5 * jnp.pi * _time(t)) ** 2

@@ -1,10 +1,10 @@
-"""DDIM and ancestral sampling: one step t -> s keeps the law of x_s given (x_0, x_t) and replaces x_0 by D = E[x_0 | x_t].
+"""DDIM and ancestral sampling: the law of x_s given (x_0, x_t), with x_0 replaced by D = E[x_0 | x_t].
 
     x_s = alpha_s D + sqrt(sigma_s^2 - v) eps_hat + sqrt(v) z,      eps_hat = (x_t - alpha_t D) / sigma_t,
     v = eta^2 sigma_s^2 (1 - alpha_t^2 sigma_s^2 / (alpha_s^2 sigma_t^2)).
 
-eta multiplies the standard deviation of the fresh noise (Song, Meng and Ermon, "Denoising diffusion implicit models" 2021,
-equations 12 and 16).
+eta multiplies the standard deviation of the fresh noise (Song, Meng and Ermon, "Denoising diffusion implicit models",
+2021, equations 12 and 16).
 """
 
 import numpy as np

@@ -1,18 +1,18 @@
 """A fixed-grid solver is a table of numbers, and one loop runs them all.
 
-Every solver of the reverse SDE or the probability flow that is linear in the state, in the scores seen so far and in fresh
-noise is a list of rows. Row k commits a state, chooses where to look, and looks there once:
+Every solver of the reverse SDE or the probability flow that is linear in the state, in the scores seen so far and in
+fresh noise is a list of rows. Row k commits a state, chooses where to look, and looks there once:
 
     base  <- a_k base + sum_j A_kj h_j + s_k z_k          (commit; z_k fresh standard normal noise)
     point <- b_k base + sum_j B_kj h_j
     h     <- [c_k point + d_k score(point, t_k), h ...]   (one network evaluation; h_0 is the newest)
 
 and one more commit ends the table. c and d choose what the history holds: by Tweedie's formula D = E[x_0 | x_t] is
-(c, d) = (1/alpha, sigma^2/alpha), the noise is (0, -sigma), the score is (0, 1). Two registers (base and point) are enough for
-predictor-corrector schemes; R rows take exactly R network evaluations.
+(c, d) = (1/alpha, sigma^2/alpha), the noise is (0, -sigma), the score is (0, 1). Two registers (base and point) are
+enough for predictor-corrector schemes; R rows take exactly R network evaluations.
 
-A commit marked adaptive is a Langevin step with the step size of Song et al. (2021, algorithms 4 and 5): with
-m = ||z||^2 / ||h_0||^2, taken per example, its sum over the history is multiplied by m and its noise by sqrt(m).
+A commit marked adaptive is a Langevin step whose size follows the norms (Song et al. 2021, algorithms 4 and 5): with
+m = ||z||^2 / ||h_0||^2 of each example, its sum over the history is multiplied by m and its noise by sqrt(m).
 """
 
 import dataclasses
@@ -111,7 +111,7 @@ def single_step(nodes: Nodes, *, a: ArrayLike, A: ArrayLike, s: ArrayLike, c: Ar
 
 def with_denoising(sde: SDE, table: Table) -> Table:
     """The table followed by one evaluation at its last time that returns E[x_0 | x_t] (Tweedie's formula)."""
-    nodes = Nodes.of(sde, [sde.t_max, table.commit.t[-1]])
+    nodes = Nodes.of(sde, np.array([sde.t_max, table.commit.t[-1]]))
     history = np.zeros((1, table.commit.A.shape[1]))
     newest = history.copy()
     newest[0, 0] = 1.0
@@ -123,7 +123,9 @@ def with_denoising(sde: SDE, table: Table) -> Table:
     return Table(join(table.look, look), join(table.commit, commit), table.start_std)
 
 
-def sample(key: jax.Array, score: Score, table: Table, shape: tuple[int, ...], *, trajectory: bool = False) -> jax.Array:
+def sample(
+    key: jax.Array, score: Score, table: Table, shape: tuple[int, ...], *, trajectory: bool = False
+) -> jax.Array:
     """Draw the prior N(0, sigma^2 I) at the table's first time and run the table.
 
     Args:
@@ -192,7 +194,7 @@ def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, traje
 
     start = x, jnp.zeros((table.commit.A.shape[-1], *x.shape), x.dtype)
     (base, history), path = jax.lax.scan(body, start, (rows, table.look))
-    base = _commit(keys, *last, base, history)
+    base = _commit(keys, last[0], last[1], base, history)
     return jnp.concatenate([path, base[None]]) if trajectory else base
 
 

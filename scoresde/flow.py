@@ -1,0 +1,205 @@
+"""The probability flow, integrated in the angle.
+
+The flow dx/dt = f x - g^2 score / 2 carries the marginals of the SDE without noise (Song et al. 2021, eq. 13). With
+
+    rho = sigma/alpha,   u = (x/alpha) / sqrt(sigma_d^2 + rho^2),   phi = arctan(rho / sigma_d)
+
+every Gaussian SDE becomes the same rotation u = cos(phi) x_0/sigma_d + sin(phi) eps, and its flow is
+
+    du/dphi = cos(phi) eps_hat - sin(phi) x_hat_0/sigma_d = (eps_hat - sin(phi) u) / cos(phi),   eps_hat = -sigma score.
+
+SDEs differ only in where they start and stop, the state keeps unit scale, and the solution does not depend on sigma_d,
+which only sets where the steps are spent. diffrax solves the equation; each example chooses its own steps unless asked
+otherwise.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+
+from scoresde.gaussian import Score
+from scoresde.sde import SDE, is_concrete
+from scoresde.solvers.table import as_partial, check_score
+
+FIRST_STEP = 0.02  # of an angle of at most pi/2; the controller takes over from there
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["x", "num_evals", "success"], meta_fields=["max_steps"])
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """The end of a probability flow.
+
+    Attributes:
+        x: (B, *event) states at ``t_end``; NaN where ``success`` is false.
+        num_evals: (B,) evaluations of the score spent on each example.
+        success: (B,) whether the solve reached ``t_end``.
+        max_steps: the limit that was in force.
+    """
+
+    x: jax.Array
+    num_evals: jax.Array
+    success: jax.Array
+    max_steps: int
+
+    @property
+    def message(self) -> str:
+        """One line for people, empty if every example succeeded. Not available inside ``jit``."""
+        return failure_message(self.success, self.max_steps)
+
+
+def failure_message(success: jax.Array, max_steps: int) -> str:
+    """What to do about the examples whose solve did not reach its end; empty if there are none."""
+    failed = np.flatnonzero(~np.asarray(success))
+    if not failed.size:
+        return ""
+    return (
+        f"{failed.size} of {success.size} examples (first: {failed[0]}) stopped at max_steps = {max_steps} or met a "
+        f"non-finite score and are NaN: raise max_steps, loosen rtol and atol, or check the score there"
+    )
+
+
+def probability_flow(
+    sde: SDE,
+    score: Score,
+    x: ArrayLike,
+    t_start: float,
+    t_end: float,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    solver: diffrax.AbstractERK | None = None,
+    sigma_data: float = 1.0,
+    joint: bool = False,
+    max_steps: int = 1000,
+) -> Flow:
+    """Carry x from ``t_start`` to ``t_end`` along the probability flow, in either direction.
+
+    Args:
+        sde: the SDE.
+        score: ``score(x, t)``; called with B = 1 under ``vmap`` unless ``joint``.
+        x: (B, *event), the states at ``t_start``.
+        t_start: a time in [t_min, t_max]; noise to data is ``sde.t_max`` to ``sde.t_min``.
+        t_end: a time in [t_min, t_max].
+        rtol: relative tolerance on u, of unit scale.
+        atol: absolute tolerance on u.
+        solver: an explicit Runge-Kutta method of diffrax; ``diffrax.Tsit5()`` by default.
+        sigma_data: scale of the angle, best the standard deviation of the data.
+        joint: one sequence of steps for the whole batch, chosen for its worst example. Faster for alike examples.
+        max_steps: steps, accepted and rejected, after which an example is given up.
+
+    Raises:
+        ValueError: a time outside [t_min, t_max], a tolerance or scale that is not positive, an unsuitable solver.
+    """
+    x = jnp.asarray(x, jnp.result_type(float, x))
+    for name, t in (("t_start", t_start), ("t_end", t_end)):
+        if is_concrete(t) and not sde.t_min * (1 - 1e-6) <= t <= sde.t_max * (1 + 1e-6):
+            raise ValueError(f"{name} must lie in [t_min, t_max] = [{sde.t_min:g}, {sde.t_max:g}], got {t}")
+    method = Method(solver or diffrax.Tsit5(), max_steps)
+    method.check(rtol, atol, sigma_data)
+    return _flow(sde, as_partial(score), x, t_start, t_end, (rtol, atol), sigma_data, method, joint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How the angle is stepped through: an explicit Runge-Kutta solver and the limit on its steps."""
+
+    solver: diffrax.AbstractERK
+    max_steps: int
+
+    def check(self, rtol: float, atol: float, sigma_data: float) -> None:
+        for name, value in (("rtol", rtol), ("atol", atol), ("sigma_data", sigma_data), ("max_steps", self.max_steps)):
+            if is_concrete(value) and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        if not isinstance(getattr(self.solver, "tableau", None), diffrax.ButcherTableau):
+            raise ValueError(
+                f"solver must be an explicit Runge-Kutta method such as diffrax.Tsit5(), got {self.solver!r}"
+            )
+
+    def solve(self, field: Callable[..., Any], state: Any, start: jax.Array, end: jax.Array, tolerance: Any) -> Any:
+        """Integrate d(state)/dphi = field(phi, state); returns (state or NaN, evaluations, success)."""
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda phi, y, _: field(phi, y)),
+            self.solver,
+            start,
+            end,
+            jnp.sign(end - start) * jnp.minimum(FIRST_STEP, jnp.abs(end - start)),
+            state,
+            stepsize_controller=diffrax.PIDController(*tolerance, norm=_worst_example),
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        success = solution.result == diffrax.RESULTS.successful
+        final = jax.tree.map(lambda y: jnp.where(success, y[0], jnp.nan), solution.ys)
+        tableau: Any = self.solver.tableau
+        reused = int(tableau.fsal)  # whether a step's last evaluation is the next one's first
+        num_evals = solution.stats["num_steps"] * (tableau.num_stages - reused) + reused
+        return final, num_evals, success
+
+
+def _worst_example(error: Any) -> jax.Array:
+    """The largest root-mean-square over the examples (leading axis) and leaves: nobody hides behind an average."""
+    squares = [jnp.mean(e**2, axis=tuple(range(1, e.ndim))) for e in jax.tree.leaves(error)]
+    return jnp.sqrt(jnp.max(jnp.stack(squares)))
+
+
+def radius(sde: SDE, t: ArrayLike, sigma_data: ArrayLike) -> jax.Array:
+    """x = radius u: the standard deviation of x_t for data of standard deviation sigma_d."""
+    return jnp.sqrt((sde.alpha(t) * sigma_data) ** 2 + sde.variance(t))
+
+
+def angle(sde: SDE, t: ArrayLike, sigma_data: ArrayLike) -> jax.Array:
+    """phi(t) = arctan(sigma / (alpha sigma_d))."""
+    return jnp.arctan2(sde.sigma(t), sde.alpha(t) * sigma_data)
+
+
+def velocity(sde: SDE, score: Score, sigma_data: ArrayLike, span: tuple[jax.Array, jax.Array]) -> Callable[..., Any]:
+    """du/dphi as a function of (phi, u) with u of shape (B, *event); times are kept within ``span``."""
+
+    def field(phi: jax.Array, u: jax.Array) -> jax.Array:
+        t = sde.time(-2 * jnp.log(sigma_data * jnp.tan(phi)))
+        t = jnp.clip(t, min=jnp.minimum(*span), max=jnp.maximum(*span))
+        r = radius(sde, t, sigma_data)
+        x = r * u
+        eps_hat = -sde.sigma(t) * check_score(score(x, t), x)
+        return (eps_hat - sde.sigma(t) / r * u) * r / (sde.alpha(t) * sigma_data)
+
+    return field
+
+
+@partial(jax.jit, static_argnames=("method", "joint"))
+def _flow(
+    sde: SDE,
+    score: Partial,
+    x: jax.Array,
+    t_start: ArrayLike,
+    t_end: ArrayLike,
+    tolerance: tuple[ArrayLike, ArrayLike],
+    sigma_data: ArrayLike,
+    method: Method,
+    joint: bool,
+) -> Flow:
+    t_start, t_end, sigma_data = (jnp.asarray(v, x.dtype) for v in (t_start, t_end, sigma_data))
+    field = velocity(sde, score, sigma_data, (t_start, t_end))
+    start, end = angle(sde, t_start, sigma_data), angle(sde, t_end, sigma_data)
+
+    def solve(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        u, num_evals, success = method.solve(field, x / radius(sde, t_start, sigma_data), start, end, tolerance)
+        return u * radius(sde, t_end, sigma_data), num_evals, success
+
+    with jax.default_matmul_precision("highest"):
+        if joint:
+            x, num_evals, success = solve(x)
+            num_evals, success = (jnp.full(x.shape[:1], v) for v in (num_evals, success))
+        else:
+            x, num_evals, success = jax.vmap(solve)(x[:, None])
+            x = x[:, 0]
+    return Flow(x, num_evals, success, method.max_steps)
