@@ -4,8 +4,8 @@ The exponential moving average of the parameters warms up,
 
     ema <- d ema + (1 - d) params,      d = min(decay, (1 + n)/(10 + n)) at step n,
 
-so that early averages are not noise. Every random number is a function of the state's key and the step, and the order of the
-data of the key and the epoch: a restored state continues exactly as if never stopped.
+so that early averages are not noise. Every random number is a function of the state's key and the step, and the order
+of the data of the key and the epoch: a restored state continues exactly as if never stopped.
 """
 
 import dataclasses

@@ -5,9 +5,9 @@ The Langevin step x <- x + eps score + sqrt(2 eps) z leaves p_t invariant as eps
     eps = 2 (snr sigma_t)^2                    from the noise level (annealed Langevin), or
     eps = 2 (snr ||z|| / ||score||)^2          by the norm rule of Song et al., here per example.
 
-Song et al. multiply the second by alpha_t^2/alpha_s^2 for VP, which is 1 up to the step size, and average the norms over
-the batch, which ties its examples together; here neither is done. In few dimensions the norms of one example vary too
-much for that rule (1/||score||^2 has no mean in two): prefer the first.
+Song et al. multiply the second by alpha_t^2/alpha_s^2 for VP, which is 1 up to the step size, and average the norms
+over the batch, which ties its examples together; here neither is done. In few dimensions the norms of one example vary
+too much for that rule (1/||score||^2 has no mean in two): prefer the first.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def predictor_corrector(
     """``corrector_steps`` Langevin steps before each step of ``predictor``; (1 + corrector_steps) evaluations a step.
 
     Args:
-        predictor: a solver of one evaluation a step: ``reverse_diffusion``, ``euler_maruyama``, ``ancestral``, ``ddim``.
+        predictor: a solver of one evaluation a step: ``reverse_diffusion``, ``euler_maruyama``, ``ancestral``...
         snr: signal-to-noise ratio of the Langevin step, positive; 0.16 for VE images.
         norm_rule: choose the step by Song's rule from the norms of noise and score instead of from sigma_t.
 
