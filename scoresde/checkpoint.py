@@ -14,11 +14,15 @@ PRNG keys are stored as their `key_data`. Orbax is imported at the first call, s
 as importing JAX.
 """
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +46,18 @@ def save(path: str | os.PathLike, tree: Any, metadata: dict[str, Any]) -> None:
     folder = Path(path).absolute()
     if not isinstance(metadata, dict):
         raise ValueError(f"checkpoint metadata must be a dict, got {type(metadata).__name__}")
-    leaves, arrays = [], {}
-    for index, (name, leaf) in enumerate(_named_leaves(tree)):
-        shape, dtype = _spec(name, leaf)
-        implementation, array = _stored(name, leaf)
-        leaves.append([name, shape, dtype, implementation, array.shape])
-        if array.size:
-            arrays[str(index)] = array
-    content = {"format_version": _FORMAT_VERSION, "metadata": metadata, "leaves": leaves, "files": {}}
+    stored = [_stored(name, leaf) for name, leaf in _named_leaves(tree)]
+    arrays = {str(i): array for i, (_, array) in enumerate(stored) if array.size}
     try:
-        json.dumps(content)
+        json.dumps(metadata)
     except (TypeError, ValueError) as error:
         raise ValueError(f"checkpoint metadata must be JSON (dict, list, str, numbers): {error}") from None
     try:
-        _write(folder, arrays, content)
+        _write(folder, arrays, {"metadata": metadata, "leaves": [leaf for leaf, _ in stored]})
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
-        raise type(error)(
-            f"cannot write the checkpoint {folder}: {reason}; choose another folder or "
-            "free some space (a checkpoint that was there is untouched)"
-        ) from error
+        what = f"cannot write the checkpoint {folder}: {reason}; choose another folder or free some space"
+        raise type(error)(f"{what} (a checkpoint that was there is untouched)") from error
 
 
 def restore(path: str | os.PathLike, target: Any) -> tuple[Any, dict[str, Any]]:
@@ -89,28 +85,28 @@ def _is_key(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def _spec(name: str, leaf: Any) -> tuple[tuple[int, ...], str]:
+def _spec(name: str, leaf: Any) -> tuple[list[int], str]:
     """Shape and dtype of an array, a ShapeDtypeStruct or a Python number."""
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct, *_SCALARS)):
-        raise ValueError(
-            f"checkpoint leaf {name} is a {type(leaf).__name__}, expected an array or a number; "
-            "put text and settings into the metadata"
-        )
+        raise ValueError(f"checkpoint leaf {name} is a {type(leaf).__name__}, expected an array or a number; "
+                         "put text and settings into the metadata")
     like = np.asarray(leaf) if isinstance(leaf, _SCALARS) else leaf
     if not (_is_key(like.dtype) or like.dtype == bool or jnp.issubdtype(like.dtype, np.number)):
         raise ValueError(f"checkpoint leaf {name} has dtype {like.dtype}, expected numbers or PRNG keys")
-    return like.shape, str(like.dtype)
+    return list(like.shape), str(like.dtype)
 
 
-def _stored(name: str, leaf: Any) -> tuple[str | None, np.ndarray]:
-    """The key implementation if the leaf is a typed key, and the leaf as a NumPy array (no copy on a CPU)."""
+def _stored(name: str, leaf: Any) -> tuple[list[Any], np.ndarray]:
+    """What the manifest says of a leaf, and the leaf as a NumPy array (no copy on a CPU)."""
+    shape, dtype = _spec(name, leaf)
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise ValueError(f"checkpoint leaf {name} is a ShapeDtypeStruct without values; save arrays")
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         raise ValueError(f"checkpoint leaf {name} is spread over several processes; gather it first")
+    implementation = None
     if isinstance(leaf, jax.Array) and _is_key(leaf.dtype):
-        return str(jax.random.key_impl(leaf)), np.asarray(jax.random.key_data(leaf))
-    return None, np.asarray(leaf)
+        implementation, leaf = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
+    return [name, shape, dtype, implementation, list(np.shape(leaf))], np.asarray(leaf)
 
 
 def _versions(folder: Path) -> list[Path]:
@@ -119,7 +115,7 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _from_newest(folder: Path, read: Callable[[Path], Any]) -> Any:
-    """read(version) of the newest version; again, if a save in another process replaced it meanwhile."""
+    """read(version) of the newest version; again, if a save elsewhere removed it before it was locked."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected a checkpoint folder, but {folder} is a file")
     while True:
@@ -128,7 +124,9 @@ def _from_newest(folder: Path, read: Callable[[Path], Any]) -> Any:
             what = "holds no complete checkpoint" if folder.exists() else "does not exist"
             raise FileNotFoundError(f"checkpoint {folder} {what}; check the path, or save one first")
         try:
-            return read(versions[-1])
+            with _opened(versions[-1]) as descriptor:
+                _lock(descriptor, fcntl.LOCK_SH)
+                return read(versions[-1])
         except (ValueError, OSError):
             if versions[-1].exists():
                 raise
@@ -144,27 +142,43 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], content: dict[str, Any])
     unfinished.mkdir()
     try:
         if arrays:
-            _orbax_save(unfinished / _ARRAYS, arrays)
+            with _orbax() as (_, checkpointer):
+                checkpointer.save(unfinished / _ARRAYS, arrays)
         files = sorted(p for p in unfinished.rglob("*") if p.is_file())
-        content["files"] = {p.relative_to(unfinished).as_posix(): _digest(p) for p in files}
+        digests = {p.relative_to(unfinished).as_posix(): _digest(p) for p in files}
+        content = {"format_version": _FORMAT_VERSION, **content, "files": digests}
         text = json.dumps({"content": content, "sha256": _text_digest(content)}, indent=1)
         (unfinished / _MANIFEST).write_text(text, encoding="utf-8")
         for p in (unfinished, *unfinished.rglob("*")):
-            _flush(p)
+            with _opened(p) as descriptor:
+                os.fsync(descriptor)
         unfinished.rename(version)
-        _flush(folder)
+        with _opened(folder) as descriptor:
+            os.fsync(descriptor)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for old in older:
-        shutil.rmtree(old.rename(folder / f"{_UNFINISHED}{old.name}"), ignore_errors=True)
+        with contextlib.suppress(BlockingIOError), _opened(old) as descriptor:
+            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old.rename(folder / f"{_UNFINISHED}{old.name}"), ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, mode: int) -> None:
+    """So that no version is removed under a reader (the next save removes it then)."""
+    try:
+        fcntl.flock(descriptor, mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+            raise
 
 
 def _digest(path: Path) -> str:
@@ -189,10 +203,8 @@ def _manifest(version: Path) -> dict[str, Any]:
     if not intact:
         raise _damaged(version, f"{_MANIFEST} is missing, truncated or altered")
     if content["format_version"] != _FORMAT_VERSION:
-        raise ValueError(
-            f"checkpoint {version} has format {content['format_version']}, this version reads "
-            f"{_FORMAT_VERSION}: use the scoresde that wrote it"
-        )
+        found = f"checkpoint {version} has format {content['format_version']}"
+        raise ValueError(f"{found}, this version reads {_FORMAT_VERSION}: use the scoresde that wrote it")
     return content
 
 
@@ -205,18 +217,20 @@ def _read(version: Path, target: Any) -> tuple[Any, dict[str, Any]]:
     stored, wanted = content["leaves"], _named_leaves(target)
     for (name, leaf), (stored_name, stored_shape, stored_dtype, *_) in zip(wanted, stored, strict=False):
         shape, dtype = _spec(name, leaf)
-        if (name, list(shape), dtype) != (stored_name, stored_shape, stored_dtype):
+        if (name, shape, dtype) != (stored_name, stored_shape, stored_dtype):
             raise ValueError(
                 f"checkpoint {version} has the leaf {stored_name}: {stored_dtype}{stored_shape} where the "
-                f"target has {name}: {dtype}{list(shape)}; it was saved from another structure or configuration"
+                f"target has {name}: {dtype}{shape}; it was saved from another structure or configuration"
             )
     if len(wanted) != len(stored):
         extra = wanted[len(stored)][0] if len(wanted) > len(stored) else stored[len(wanted)][0]
-        raise ValueError(
-            f"checkpoint {version} has {len(stored)} leaves, the target {len(wanted)}: only the "
-            f"{'target' if len(wanted) > len(stored) else 'checkpoint'} has {extra}"
-        )
-    arrays = _orbax_restore(version, [str(i) for i, leaf in enumerate(stored) if 0 not in leaf[4]])
+        only = f"only the {'target' if len(wanted) > len(stored) else 'checkpoint'} has {extra}"
+        raise ValueError(f"checkpoint {version} has {len(stored)} leaves, the target {len(wanted)}: {only}")
+    arrays, names = {}, [str(i) for i, leaf in enumerate(stored) if 0 not in leaf[4]]
+    if names:
+        with _orbax() as (ocp, checkpointer):
+            as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            arrays = checkpointer.restore(version / _ARRAYS, restore_args=as_numpy)
     leaves = [_as_target(leaf, stored[i], arrays.get(str(i))) for i, (_, leaf) in enumerate(wanted)]
     return jax.tree.unflatten(jax.tree.structure(target), leaves), content["metadata"]
 
@@ -238,24 +252,17 @@ def _as_target(leaf: Any, stored: list[Any], array: np.ndarray | None) -> Any:
     return jax.device_put(array, sharding, may_alias=False)
 
 
-def _orbax_save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+@contextlib.contextmanager
+def _orbax() -> Iterator[tuple[Any, Any]]:
+    """Orbax and a checkpointer whose failures are one OSError, without the traces that its threads log."""
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        try:
-            checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
-        except Exception as error:
-            raise OSError(f"Orbax could not write: {str(error).splitlines()[0]}") from error
-
-
-def _orbax_restore(version: Path, names: list[str]) -> dict[str, np.ndarray]:
-    if not names:
-        return {}
-    import orbax.checkpoint as ocp
-
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        try:
-            return checkpointer.restore(version / _ARRAYS, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-        except Exception as error:
-            raise _damaged(version, f"Orbax could not read it: {str(error).splitlines()[0]}") from error
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            yield ocp, checkpointer
+    except Exception as error:
+        raise OSError(f"Orbax failed: {str(error).splitlines()[0]}") from error
+    finally:
+        logger.disabled = before
