@@ -43,3 +43,5 @@ from scoresde.solvers import sample as sample
 from scoresde.solvers import with_denoising as with_denoising
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
+
+__version__ = "0.1.0"

@@ -1,0 +1,178 @@
+"""What a run is: its flags, the presets behind their defaults, and the model they describe."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import optax
+import tyro
+from jax.tree_util import Partial
+
+import scoresde as ss
+from experiments.data import Data, InputError
+
+SDES = {"vp": ss.VP, "subvp": ss.SubVP, "ve": ss.VE, "cosine": ss.Cosine, "flow": ss.RectifiedFlow}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How one kind of data is trained; a flag of the same name overrides."""
+
+    network: str
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    width: int
+    depth: int
+    dropout: float
+    ema_decay: float
+
+
+PRESETS = {
+    "digits": Preset("mlp", 8000, 128, 1e-3, 1e-2, 512, 4, 0.3, 0.999),
+    "points": Preset("mlp", 10000, 256, 1e-3, 0.0, 128, 4, 0.0, 0.999),  # two-dimensional and tabular data
+    "images": Preset("unet", 10000, 64, 5e-4, 1e-3, 32, 2, 0.1, 0.999),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a score network by denoising score matching, sample it three ways and evaluate its exact likelihood."""
+
+    sde: Annotated[str, tyro.conf.arg(metavar="{vp,subvp,ve,cosine,flow}")] = "vp"
+    """The forward process."""
+    data: str = "digits"
+    """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz: npy: images: csv: and a path."""
+    data_dir: Path | None = None
+    """Where the files of mnist, fashion-mnist and cifar10 are; without it they are downloaded and checked."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="{mlp,unet}")] = None
+    """The network; by default the preset of the data."""
+    steps: int | None = None
+    """Training steps; by default the preset of the data, as for the settings below."""
+    batch: int | None = None
+    """Examples a step."""
+    learning_rate: float | None = None
+    """Peak of a schedule that warms up for 2 % of the steps and falls as a cosine to zero."""
+    weight_decay: float | None = None
+    """Decoupled weight decay (AdamW)."""
+    width: int | None = None
+    """Width of the network."""
+    depth: int | None = None
+    """Residual blocks of the MLP, or blocks a level of the U-Net."""
+    dropout: float | None = None
+    """Dropout rate during training."""
+    ema_decay: float | None = None
+    """Decay of the parameters' moving average, which is what is evaluated."""
+    seed: int = 0
+    """Seed of everything random in the run; the split of the data does not depend on it."""
+    samples: int = 300
+    """Samples drawn by each sampler."""
+    likelihood_probes: int = 2
+    """Hutchinson probes an example."""
+    likelihood_repeats: int = 2
+    """Draws of the dequantisation noise for integer data."""
+    workdir: Path | None = None
+    """Folder of the run; by default runs/DATA-SDE."""
+    save_seconds: float = 10.0
+    """Seconds of training between checkpoints; 0 saves after every compiled call."""
+    resume: bool = True
+    """Continue from the checkpoint in the folder; with --no-resume a folder that has one is refused."""
+    dry_run: bool = False
+    """Print what would be done and stop."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.data.partition(':')[0]}-{self.sde}"
+
+    @property
+    def folder(self) -> Path:
+        return self.workdir or Path("runs") / self.name
+
+    def check(self) -> None:
+        """Raise InputError for the first flag that cannot be."""
+        for flag, value, choices in (("sde", self.sde, SDES), ("network", self.network, NETWORKS)):
+            if value is not None and value not in choices:
+                close = difflib.get_close_matches(value, choices, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise InputError(f"--{flag} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        at_least = {"steps": 1, "batch": 1, "width": 1, "depth": 1, "samples": 2, "likelihood_probes": 1}
+        for field, low in (
+            at_least | {"likelihood_repeats": 1, "seed": 0, "weight_decay": 0, "save_seconds": 0}
+        ).items():
+            value = getattr(self, field)
+            if value is not None and not (value >= low and math.isfinite(value)):
+                raise InputError(f"--{field.replace('_', '-')} must be at least {low}, got {value}")
+        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise InputError(f"--learning-rate must be positive, got {self.learning_rate}")
+        for field in ("dropout", "ema_decay"):
+            value = getattr(self, field)
+            if value is not None and not 0 <= value < 1:
+                raise InputError(f"--{field.replace('_', '-')} must be in [0, 1), got {value}")
+
+    def resolve(self, data: Data) -> "Config":
+        """Fill the unset flags from the preset of the data."""
+        kind = "digits" if data.name == "digits" else "images" if len(data.event_shape) > 1 else "points"
+        preset = dataclasses.asdict(PRESETS[kind])
+        return dataclasses.replace(self, **{k: v for k, v in preset.items() if getattr(self, k) is None})
+
+    def training(self) -> dict[str, Any]:
+        """The part that a checkpoint depends on, as JSON."""
+        skip = {"workdir", "resume", "dry_run", "save_seconds", "data_dir"}
+        skip |= {"samples", "likelihood_probes", "likelihood_repeats"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
+
+
+def _mlp(config: Any, event_shape: tuple[int, ...], key: jax.Array) -> Any:
+    return ss.nn.ResidualMLP(event_shape, width=config.width, depth=config.depth, dropout=config.dropout, key=key)
+
+
+def _unet(config: Any, event_shape: tuple[int, ...], key: jax.Array) -> Any:
+    return ss.nn.UNet(event_shape, width=config.width, blocks=config.depth, dropout=config.dropout, key=key)
+
+
+NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An SDE, a network behind its preconditioning, and how it is trained."""
+
+    sde: ss.SDE
+    precond: ss.Preconditioner
+    apply: Callable[..., jax.Array]
+    trainer: ss.Trainer
+    init: Callable[[], ss.State]
+    parameters: int
+
+    def score(self, params: Any) -> Any:
+        """The score of the network with these parameters, without dropout."""
+        return self.precond.score(Partial(self.apply, params))
+
+
+def build(config: Config, data: Data) -> Model:
+    """The model of a resolved configuration."""
+    sde = SDES[config.sde]()
+    key_init, key_train = jax.random.split(jax.random.key(config.seed))
+    apply, params = ss.nn.functional(NETWORKS[str(config.network)](config, data.event_shape, key_init))
+    precond = ss.Preconditioner(sde, data.sigma_data)
+
+    def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
+        key_noise, key_dropout, key_loss = jax.random.split(key, 3)
+        x = data.to_model(batch, jax.random.uniform(key_noise, batch.shape))
+        score = precond.score(partial(apply, params, key=key_dropout))
+        return ss.denoising_score_matching(
+            key_loss, sde, score, x, weight=precond.karras_weight(), times=ss.log_normal()
+        )
+
+    steps = int(config.steps or 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
+    optimizer = optax.adamw(schedule, b2=0.99, weight_decay=config.weight_decay or 0.0)
+    trainer = ss.Trainer(loss, optimizer, ema_decay=config.ema_decay or 0.0)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters)

@@ -1,0 +1,155 @@
+"""The main job as a user meets it: real processes, killed and started again, and every mistake in one line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.data import load
+from experiments.setup import Config, build
+from scoresde import checkpoint
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--steps", "400", "--width", "32", "--depth", "1", "--samples", "20", "--likelihood-repeats", "1"]
+
+
+def command(*flags):
+    return [sys.executable, "-m", "experiments.run", *map(str, flags)]
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def start(folder, *flags):
+    return subprocess.Popen(
+        command(*flags), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(folder, *flags):
+    process = start(folder, *flags)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def refused(folder, *flags):
+    """The one line that a mistake earns."""
+    code, out, err = finish(folder, *flags)
+    assert code == 2, (out, err)
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    return err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One uninterrupted run of the main job, small."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, out, err = finish(folder, *SMALL)
+    assert code == 0, err
+    return folder / "runs" / "digits-vp", out
+
+
+def state_of(folder):
+    """Every array of a finished run's checkpoint, with the structure that its configuration implies."""
+    config = Config(**json.loads((folder / "config.json").read_text()) | {"workdir": folder, "data_dir": None})
+    model = build(config, load(config.data))
+    return checkpoint.restore(folder / "checkpoint", jax.eval_shape(model.init))[0]
+
+
+def wait_for(condition, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_run_leaves_everything(finished):
+    folder, out = finished
+    report = json.loads((folder / "report.json").read_text())
+    for name in ("config.json", "environment.json", "report.md", "figures/samples.png", "figures/likelihood.png"):
+        assert (folder / name).stat().st_size > 0, name
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 8
+    assert set(report["samples"]) == {"euler_maruyama", "predictor_corrector", "probability_flow"}
+    assert report["likelihood"]["unit"] == "bits/dim" and report["likelihood"]["examples"] == 297
+    assert 1.5 < report["likelihood"]["mean"] < 4.5 and 0 < report["likelihood"]["std_error"] < 0.2
+    with np.load(folder / "arrays.npz") as arrays:
+        assert arrays["samples_euler_maruyama"].shape == (20, 8, 8, 1)
+        assert arrays["log_prob"].mean() == pytest.approx(report["likelihood"]["mean"], rel=1e-4)
+    assert "bits/dim" in out and str(folder.name) in out
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
+    flags = [*SMALL, "--save-seconds", "0"]
+    folder = tmp_path / "runs" / "digits-vp"
+    for lines in (2, 5):
+        process = start(tmp_path, *flags)
+        log = folder / "metrics.jsonl"
+        wait_for(lambda log=log, lines=lines: log.exists() and log.read_text().count("\n") >= lines, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, out, err = finish(tmp_path, *flags)
+    assert code == 0 and "continuing from step" in out, err
+    whole, resumed = state_of(finished[0]), state_of(folder)
+    assert jax.tree.structure(whole) == jax.tree.structure(resumed)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        a, b = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (a, b))
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert (finished[0] / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    first, second = (json.loads((f / "report.json").read_text()) for f in (finished[0], folder))
+    assert first["likelihood"]["mean"] == second["likelihood"]["mean"]
+
+
+def test_asked_to_stop_it_saves_first(tmp_path):
+    process = start(tmp_path, *SMALL, "--steps", "100000")
+    log = tmp_path / "runs" / "digits-vp" / "metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in out, (out, err)
+    steps = json.loads(log.read_text().splitlines()[-1])["step"]
+    assert f"stopped at step {steps} of 100000" in out
+
+
+def test_mistakes_are_one_line_each(finished, tmp_path):
+    folder, _ = finished
+    assert "--sde must be one of" in refused(tmp_path, "--sde", "vpp")
+    assert "did you mean digits" in refused(tmp_path, "--data", "digit")
+    assert "--steps" in refused(tmp_path, "--steps", "many")
+    assert "--dropout" in refused(tmp_path, "--dropout", "1.5")
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "file").touch()
+    assert "cannot write" in refused(tmp_path, "--workdir", tmp_path / "file" / "run")
+    before = saved_files(folder)
+    assert "another --workdir" in refused(folder.parents[1], *SMALL, "--seed", "1")
+    assert "already holds a run" in refused(folder.parents[1], *SMALL, "--no-resume")
+    assert saved_files(folder) == before
+
+
+def saved_files(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_truncated_checkpoint_is_refused_and_kept(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    largest = max((p for p in (copy / "checkpoint").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    before = saved_files(copy / "checkpoint")
+    assert "checkpoint" in refused(tmp_path, *SMALL, "--workdir", copy)
+    assert saved_files(copy / "checkpoint") == before
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
+    code, out, err = finish(tmp_path, "--sde", "ve", "--dry-run")
+    assert code == 0, err
+    assert "VE(" in out and "parameters" in out and not (tmp_path / "runs").exists()
