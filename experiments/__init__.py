@@ -1,0 +1,1 @@
+"""Programs over the library: flags, files, figures and printing."""
