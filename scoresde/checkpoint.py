@@ -81,17 +81,13 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(keys) or "(the tree)", x) for keys, x in jax.tree.leaves_with_path(tree)]
 
 
-def _is_key(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
-
-
 def _spec(name: str, leaf: Any) -> tuple[list[int], str]:
     """Shape and dtype of an array, a ShapeDtypeStruct or a Python number."""
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct, *_SCALARS)):
         raise ValueError(f"checkpoint leaf {name} is a {type(leaf).__name__}, expected an array or a number; "
                          "put text and settings into the metadata")
     like = np.asarray(leaf) if isinstance(leaf, _SCALARS) else leaf
-    if not (_is_key(like.dtype) or like.dtype == bool or jnp.issubdtype(like.dtype, np.number)):
+    if not (like.dtype == bool or any(jnp.issubdtype(like.dtype, k) for k in (np.number, jax.dtypes.prng_key))):
         raise ValueError(f"checkpoint leaf {name} has dtype {like.dtype}, expected numbers or PRNG keys")
     return list(like.shape), str(like.dtype)
 
@@ -104,7 +100,7 @@ def _stored(name: str, leaf: Any) -> tuple[list[Any], np.ndarray]:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         raise ValueError(f"checkpoint leaf {name} is spread over several processes; gather it first")
     implementation = None
-    if isinstance(leaf, jax.Array) and _is_key(leaf.dtype):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         implementation, leaf = str(jax.random.key_impl(leaf)), jax.random.key_data(leaf)
     return [name, shape, dtype, implementation, list(np.shape(leaf))], np.asarray(leaf)
 
@@ -124,8 +120,7 @@ def _from_newest(folder: Path, read: Callable[[Path], Any]) -> Any:
             what = "holds no complete checkpoint" if folder.exists() else "does not exist"
             raise FileNotFoundError(f"checkpoint {folder} {what}; check the path, or save one first")
         try:
-            with _opened(versions[-1]) as descriptor:
-                _lock(descriptor, fcntl.LOCK_SH)
+            with _opened(versions[-1], fcntl.LOCK_SH):
                 return read(versions[-1])
         except (ValueError, OSError):
             if versions[-1].exists():
@@ -158,27 +153,25 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], content: dict[str, Any])
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for old in older:
-        with contextlib.suppress(BlockingIOError), _opened(old) as descriptor:
-            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(BlockingIOError), _opened(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(old.rename(folder / f"{_UNFINISHED}{old.name}"), ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: Path, lock: int | None = None) -> Iterator[int]:
+    """A descriptor; `lock` lets no version be removed under a reader (the next save removes it then)."""
     descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if lock is not None:
+            fcntl.flock(descriptor, lock)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+            os.close(descriptor)
+            raise
     try:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, mode: int) -> None:
-    """So that no version is removed under a reader (the next save removes it then)."""
-    try:
-        fcntl.flock(descriptor, mode)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
-            raise
 
 
 def _digest(path: Path) -> str:
