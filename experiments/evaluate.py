@@ -22,9 +22,9 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return jax.block_until_ready(function()), round(time.monotonic() - started, 2)
 
 
-def distances(key: jax.Array, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def distances(key: jax.Array, real: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """Sliced Wasserstein, MMD and energy distance between two sets of examples in raw units."""
-    x, y = jnp.asarray(x, float), jnp.asarray(y, float)
+    x, y = jnp.asarray(real, float), jnp.asarray(other, float)
     return {
         "sliced_wasserstein": float(ss.metrics.sliced_wasserstein(key, x, y)),
         "mmd": float(ss.metrics.mmd(x, y)),

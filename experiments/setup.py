@@ -48,7 +48,7 @@ class Config:
     sde: Annotated[str, tyro.conf.arg(metavar="{vp,subvp,ve,cosine,flow}")] = "vp"
     """The forward process."""
     data: str = "digits"
-    """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz: npy: images: csv: and a path."""
+    """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz:, npy:, images:, csv: + path."""
     data_dir: Path | None = None
     """Where the files of mnist, fashion-mnist and cifar10 are; without it they are downloaded and checked."""
     network: Annotated[str | None, tyro.conf.arg(metavar="{mlp,unet}")] = None
@@ -133,7 +133,7 @@ def _mlp(config: Any, event_shape: tuple[int, ...], key: jax.Array) -> Any:
 
 
 def _unet(config: Any, event_shape: tuple[int, ...], key: jax.Array) -> Any:
-    return ss.nn.UNet(event_shape, width=config.width, blocks=config.depth, dropout=config.dropout, key=key)
+    return ss.nn.UNet(event_shape, channels=config.width, blocks=config.depth, dropout=config.dropout, key=key)
 
 
 NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}

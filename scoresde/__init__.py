@@ -35,11 +35,15 @@ from scoresde.sde import SubVP as SubVP
 from scoresde.solvers import Table as Table
 from scoresde.solvers import ancestral as ancestral
 from scoresde.solvers import ddim as ddim
+from scoresde.solvers import deis as deis
+from scoresde.solvers import dpm_solver as dpm_solver
 from scoresde.solvers import euler_maruyama as euler_maruyama
+from scoresde.solvers import heun as heun
 from scoresde.solvers import integrate as integrate
 from scoresde.solvers import predictor_corrector as predictor_corrector
 from scoresde.solvers import reverse_diffusion as reverse_diffusion
 from scoresde.solvers import sample as sample
+from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer

@@ -67,7 +67,7 @@ class Trainer:
         """One step on one batch: the next state and {loss, grad_norm} (the norm before clipping)."""
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
         loss, grads = jax.value_and_grad(lambda params: jnp.mean(self.loss(params, key, batch)))(state.params)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         grads = jax.tree.map(lambda g: g * jnp.minimum(1, self.clip / jnp.maximum(norm, 1e-30)), grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

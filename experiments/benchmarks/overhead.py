@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.overhead
 
 The training step (times, noise, dequantisation, loss, gradient, clipping, optimiser, moving average) is compared with
-the gradient of the bare network on a batch of the same shape; a solver's loop with a loop of bare network evaluations. The
-alternatives take turns, and the median over the turns of each is reported.
+the gradient of the bare network on a batch of the same shape; a solver's loop with a loop of bare network evaluations.
+The alternatives take turns, and the median over the turns of each is reported.
 """
 
 import time

@@ -92,7 +92,10 @@ class Nodes:
 
     @classmethod
     def of(cls, sde: SDE, grid: ArrayLike) -> "Nodes":
-        t = check_grid(sde, grid)
+        return cls.at(sde, check_grid(sde, grid))
+
+    @classmethod
+    def at(cls, sde: SDE, t: np.ndarray) -> "Nodes":
         return cls(t, *on_host(lambda t: (sde.alpha(t), sde.sigma(t), sde.log_snr(t)), t))
 
 
@@ -111,14 +114,13 @@ def single_step(nodes: Nodes, *, a: ArrayLike, A: ArrayLike, s: ArrayLike, c: Ar
 
 def with_denoising(sde: SDE, table: Table) -> Table:
     """The table followed by one evaluation at its last time that returns E[x_0 | x_t] (Tweedie's formula)."""
-    nodes = Nodes.of(sde, np.array([sde.t_max, table.commit.t[-1]]))
+    nodes = Nodes.at(sde, table.commit.t[-1:])
     history = np.zeros((1, table.commit.A.shape[1]))
     newest = history.copy()
     newest[0, 0] = 1.0
-    alpha, sigma = nodes.alpha[1:], nodes.sigma[1:]
     one, zero = np.ones(1), np.zeros(1)
-    look = Look(nodes.t[1:], one, history, 1 / alpha, sigma**2 / alpha)
-    commit = Commit(nodes.t[1:], zero, newest, zero, zero)
+    look = Look(nodes.t, one, history, 1 / nodes.alpha, nodes.sigma**2 / nodes.alpha)
+    commit = Commit(nodes.t, zero, newest, zero, zero)
     join = partial(jax.tree.map, lambda rows, row: np.concatenate([rows, row]))
     return Table(join(table.look, look), join(table.commit, commit), table.start_std)
 

@@ -1,0 +1,202 @@
+"""The four pictures of a run, from its arrays and the figures of its report; no model is needed.
+
+    samples      held-out examples beside those of every sampler, all on one scale
+    trajectory   data to noise and back; states are divided by the standard deviation of x_t, so all fit one scale
+    loss         the training loss against the step
+    likelihood   the histogram of the held-out likelihood, its mean and the standard error of the mean
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from experiments.panels import (
+    EXACT,
+    FAINT,
+    GAP,
+    INK,
+    MUTED,
+    REAL,
+    SAMPLE,
+    Page,
+    draw,
+    frame,
+    grid,
+    grid_size,
+    is_image,
+    label,
+    shades,
+    views,
+)
+
+Report = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+MARGIN, GUTTER, PANEL, ABREAST = 40, 36, 344, 4
+SHOWN_POINTS, SHOWN_FRAMES, SHOWN_ROWS = 2000, 9, 3
+NAMES = {"euler_maruyama": "Euler–Maruyama", "predictor_corrector": "Predictor–corrector", "ddim": "DDIM"}
+NOTE = "SW: sliced-Wasserstein distance to the held-out data; × real: over that of training examples"
+
+
+def title(solver: str) -> str:
+    """A sampler's name as a person writes it."""
+    return NAMES.get(solver, solver.replace("_", " ").capitalize())
+
+
+def _scale(report: Report, real: np.ndarray) -> tuple[float, float]:
+    """The raw values shown black and white: the levels, or the range of nearly all held-out values."""
+    if report["data"]["levels"]:
+        return 0.0, float(report["data"]["levels"] - 1)
+    low, high = (float(v) for v in np.quantile(real, [0.005, 0.995]))
+    return low, high if high > low else low + 1
+
+
+def samples(report: Report, arrays: Arrays) -> Figure:
+    """Held-out examples beside those of every sampler, titled with its evaluations and its distance."""
+    real = report["real"]
+    heads = [("Held-out data", f"training examples: SW {real['sliced_wasserstein']:.3g}")]
+    sets = [arrays["real"]]
+    for name, result in report["samples"].items():
+        distance = f"SW {result['sliced_wasserstein']:.3g}, {result['ratio']:.2f} × real"
+        heads.append((title(name), f"{result['num_evals']:.0f} evaluations · {distance}"))
+        sets.append(arrays[f"samples_{name}"])
+    if is_image(tuple(report["data"]["event_shape"])):
+        return _image_samples(heads, [shades(x, *_scale(report, arrays["real"])) for x in sets])
+    return _vector_samples(heads, sets)
+
+
+def _image_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Figure:
+    h, w = sets[0].shape[1:3]
+    columns, scale = grid_size(w)
+    rows = max(1, min(columns, (columns * w) // h))
+    width, height = (n * (side * scale + GAP) - GAP for n, side in ((columns, w), (rows, h)))
+    lines, cell = math.ceil(len(sets) / ABREAST), max(width, PANEL) + GUTTER
+    page = Page(2 * MARGIN + min(len(sets), ABREAST) * cell - GUTTER, 54 + lines * (height + 110))
+    page.text(MARGIN, page.height - 30, NOTE, fontsize=7.5, color=MUTED)
+    for i, (head, tiles) in enumerate(zip(heads, sets, strict=True)):
+        x, y = MARGIN + i % ABREAST * cell, 54 + i // ABREAST * (height + 110)
+        page.heading(x, y, *head)
+        page.image(x, y + 44, grid(tiles[: columns * rows], columns, scale))
+    return page.figure
+
+
+def _vector_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Figure:
+    many = min(SHOWN_POINTS, *map(len, sets))
+    flat = [x.reshape(len(x), -1)[:many] for x in sets]
+    looks, left, below = views(sets[0].shape[1:]), 60, 60
+    lines, cell, block = math.ceil(len(sets) / ABREAST), PANEL + GUTTER, len(views(sets[0].shape[1:])) * (PANEL + below)
+    page = Page(2 * MARGIN + left + min(len(sets), ABREAST) * cell - GUTTER, 84 + lines * (block + 90))
+    page.text(MARGIN + left, page.height - 30, NOTE, fontsize=7.5, color=MUTED)
+    for row, view in enumerate(looks):
+        limits = frame(view, flat[0])
+        for i, x in enumerate(flat):
+            corner = MARGIN + left + i % ABREAST * cell, 54 + i // ABREAST * (block + 90)
+            if row == 0:
+                page.heading(*corner, *heads[i])
+            axes = page.axes(corner[0], corner[1] + 44 + row * (PANEL + below), PANEL, PANEL)
+            draw(axes, view, limits, x, SAMPLE if i else REAL)
+            if i % ABREAST == 0:
+                label(axes, view)
+    return page.figure
+
+
+def trajectory(report: Report, arrays: Arrays) -> Figure:
+    """Data to noise (forward) and noise to data (reverse), with the time above every frame."""
+    ways = []
+    for way, head in (("forward", "Forward: data to noise"), ("reverse", "Reverse: noise to data")):
+        frames, times = arrays[way], arrays[f"{way}_times"]
+        pick = np.linspace(0, len(times) - 1, min(len(times), SHOWN_FRAMES)).round().astype(int)
+        ways.append((head, frames[pick], times[pick]))
+    image = is_image(tuple(report["data"]["event_shape"]))
+    low, high = _scale(report, arrays["real"])
+    first = shades(ways[0][1][0], low, high) if image else None
+    scale = 1 if first is None else max(1, 150 // first.shape[2])
+    size = 150 if first is None else scale * first.shape[2]
+    rows = 1 if first is None else min(SHOWN_ROWS, len(first))
+    tall = 150 if first is None else rows * (scale * first.shape[1] + GAP) - GAP
+    page = Page(2 * MARGIN + SHOWN_FRAMES * (size + 2 * GAP) - 2 * GAP, 60 + 2 * (tall + 130) - 40)
+    for i, (head, frames, times) in enumerate(ways):
+        y = 54 + i * (tall + 130)
+        page.text(MARGIN, y, head, fontsize=10, weight="bold")
+        for j, (states, t) in enumerate(zip(frames, times, strict=True)):
+            x = MARGIN + j * (size + 2 * GAP)
+            page.text(x + size / 2, y + 36, f"t = {t:.2g}", fontsize=8, color=MUTED, ha="center")
+            if image:
+                page.image(x, y + 50, grid(shades(states[:rows], low, high), 1, scale))
+                continue
+            flat, ends = states.reshape(len(states), -1), np.concatenate([ways[0][1][0], ways[0][1][-1]])
+            view = views(states.shape[1:])[0]
+            draw(page.axes(x, y + 50, size, size), view, frame(view, ends.reshape(len(ends), -1)), flat, SAMPLE, small=True)
+    return page.figure
+
+
+def loss(report: Report, metrics: list[dict[str, float]]) -> Figure:
+    """The logged loss and its moving average, on a logarithmic axis where it falls by more than a factor of four."""
+    page = Page(1200, 600)
+    step, value = (np.array([entry[key] for entry in metrics], float) for key in ("step", "loss"))
+    step, value = step[np.isfinite(value)], value[np.isfinite(value)]
+    training, window = report["training"], max(1, len(value) // 40)
+    detail = f"{training['steps']:,} steps"
+    if training["final_loss"] is not None:
+        detail += f", last {training['final_loss']:.4g}"
+    if window > 1:
+        detail += f" · bold: mean of {2 * window - 1} entries of the log"
+    page.heading(MARGIN, 54, "Training loss", detail)
+    axes = page.axes(110, 120, 1040, 390)
+    kernel = np.ones(2 * window - 1)
+    if len(value):
+        mean = np.convolve(value, kernel, "full") / np.convolve(np.ones(len(value)), kernel, "full")
+        axes.plot(step, value, color=SAMPLE, alpha=0.35 if window > 1 else 1, linewidth=0.8 if window > 1 else 1.8)
+        if window > 1:
+            axes.plot(step, mean[window - 1 : len(mean) - window + 1], color=SAMPLE, linewidth=1.8)
+        if 0 < 4 * value.min() < value.max():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlim(0, max(step, default=1))
+    axes.set_xlabel("step", color=MUTED, fontsize=9)
+    return page.figure
+
+
+def likelihood(report: Report, arrays: Arrays) -> Figure:
+    """Histogram of the held-out values; the line is the mean, the band its standard error."""
+    page, result = Page(1200, 640), report["likelihood"]
+    bits = result["unit"] == "bits/dim"
+    page.heading(MARGIN, 54, "Held-out likelihood")
+    mean, error = result["mean"], result["std_error"]
+    page.text(MARGIN, 86, f"mean {mean:.4g} ± {error:.2g} {result['unit']}", fontsize=9)
+    if result["exact"] is not None:
+        page.text(1150, 86, f"exact {result['exact']:.4g} {result['unit']}", fontsize=9, color=EXACT, ha="right")
+    axes = page.axes(80, 130, 1070, 420)
+    values = arrays["log_prob"][np.isfinite(arrays["log_prob"])]
+    exact = arrays.get("exact_log_prob")
+    _histogram(axes, values, None if exact is None else exact[np.isfinite(exact)])
+    axes.axvspan(mean - error, mean + error, color=INK, alpha=0.14, linewidth=0)
+    axes.axvline(mean, color=INK, linewidth=1.4)
+    if result["exact"] is not None:
+        axes.axvline(result["exact"], color=EXACT, linewidth=1.4, linestyle=(0, (4, 3)))
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(8))
+    better = "bits per dimension of an example; lower is better" if bits else "log-density of an example in nats; higher is better"
+    axes.set_xlabel(better, color=MUTED, fontsize=9)
+    return page.figure
+
+
+def _histogram(axes: Axes, values: np.ndarray, exact: np.ndarray | None) -> None:
+    """Bars of the values and, where it is known, the outline of the truth; far outliers gather in the end bins."""
+    if not len(values):
+        return
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    reach = 6 * (high - low) or 1.0
+    ends = max(values.min(), middle - reach), min(values.max(), middle + reach)
+    bins = np.linspace(*ends, int(np.clip(2 * math.sqrt(len(values)), 10, 60)) + 1) if ends[1] > ends[0] else 10
+    axes.hist(np.clip(values, *ends), bins, color=SAMPLE, alpha=0.8, edgecolor="white", linewidth=0.6)
+    if exact is not None:
+        axes.hist(np.clip(exact, *ends), bins, color=EXACT, histtype="step", linewidth=1.3)
