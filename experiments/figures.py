@@ -1,9 +1,9 @@
 """The four pictures of a run, from its arrays and the figures of its report; no model is needed.
 
-    samples      held-out examples beside those of every sampler, all on one scale
-    trajectory   data to noise and back; states are divided by the standard deviation of x_t, so all fit one scale
-    loss         the training loss against the step
-    likelihood   the histogram of the held-out likelihood, its mean and the standard error of the mean
+samples      held-out examples beside those of every sampler, all on one scale
+trajectory   data to noise and back; states are divided by the standard deviation of x_t, so all fit one scale
+loss         the training loss against the step
+likelihood   the histogram of the held-out likelihood, its mean and the standard error of the mean
 """
 
 import math
@@ -37,6 +37,8 @@ Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 MARGIN, GUTTER, PANEL, ABREAST = 40, 36, 344, 4
 SHOWN_POINTS, SHOWN_FRAMES, SHOWN_ROWS = 2000, 9, 3
+PIXELS = 13_000
+TILE, SPACE = 150, 6
 NAMES = {"euler_maruyama": "Euler–Maruyama", "predictor_corrector": "Predictor–corrector", "ddim": "DDIM"}
 NOTE = "SW: sliced-Wasserstein distance to the held-out data; × real: over that of training examples"
 
@@ -78,7 +80,7 @@ def _image_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Figu
     page.text(MARGIN, page.height - 30, NOTE, fontsize=7.5, color=MUTED)
     for i, (head, tiles) in enumerate(zip(heads, sets, strict=True)):
         x, y = MARGIN + i % ABREAST * cell, 54 + i // ABREAST * (height + 110)
-        page.heading(x, y, *head)
+        page.heading(x, y, *head, width=cell)
         page.image(x, y + 44, grid(tiles[: columns * rows], columns, scale))
     return page.figure
 
@@ -88,14 +90,14 @@ def _vector_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Fig
     flat = [x.reshape(len(x), -1)[:many] for x in sets]
     looks, left, below = views(sets[0].shape[1:]), 60, 60
     lines, cell, block = math.ceil(len(sets) / ABREAST), PANEL + GUTTER, len(views(sets[0].shape[1:])) * (PANEL + below)
-    page = Page(2 * MARGIN + left + min(len(sets), ABREAST) * cell - GUTTER, 84 + lines * (block + 90))
+    page = Page(2 * MARGIN + left + min(len(sets), ABREAST) * cell - GUTTER, 64 + lines * (block + 90))
     page.text(MARGIN + left, page.height - 30, NOTE, fontsize=7.5, color=MUTED)
     for row, view in enumerate(looks):
         limits = frame(view, flat[0])
         for i, x in enumerate(flat):
             corner = MARGIN + left + i % ABREAST * cell, 54 + i // ABREAST * (block + 90)
             if row == 0:
-                page.heading(*corner, *heads[i])
+                page.heading(*corner, *heads[i], width=cell)
             axes = page.axes(corner[0], corner[1] + 44 + row * (PANEL + below), PANEL, PANEL)
             draw(axes, view, limits, x, SAMPLE if i else REAL)
             if i % ABREAST == 0:
@@ -106,30 +108,45 @@ def _vector_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Fig
 def trajectory(report: Report, arrays: Arrays) -> Figure:
     """Data to noise (forward) and noise to data (reverse), with the time above every frame."""
     ways = []
-    for way, head in (("forward", "Forward: data to noise"), ("reverse", "Reverse: noise to data")):
+    for way in ("forward", "reverse"):
         frames, times = arrays[way], arrays[f"{way}_times"]
         pick = np.linspace(0, len(times) - 1, min(len(times), SHOWN_FRAMES)).round().astype(int)
-        ways.append((head, frames[pick], times[pick]))
-    image = is_image(tuple(report["data"]["event_shape"]))
-    low, high = _scale(report, arrays["real"])
-    first = shades(ways[0][1][0], low, high) if image else None
-    scale = 1 if first is None else max(1, 150 // first.shape[2])
-    size = 150 if first is None else scale * first.shape[2]
-    rows = 1 if first is None else min(SHOWN_ROWS, len(first))
-    tall = 150 if first is None else rows * (scale * first.shape[1] + GAP) - GAP
-    page = Page(2 * MARGIN + SHOWN_FRAMES * (size + 2 * GAP) - 2 * GAP, 60 + 2 * (tall + 130) - 40)
-    for i, (head, frames, times) in enumerate(ways):
-        y = 54 + i * (tall + 130)
-        page.text(MARGIN, y, head, fontsize=10, weight="bold")
-        for j, (states, t) in enumerate(zip(frames, times, strict=True)):
-            x = MARGIN + j * (size + 2 * GAP)
-            page.text(x + size / 2, y + 36, f"t = {t:.2g}", fontsize=8, color=MUTED, ha="center")
-            if image:
-                page.image(x, y + 50, grid(shades(states[:rows], low, high), 1, scale))
-                continue
-            flat, ends = states.reshape(len(states), -1), np.concatenate([ways[0][1][0], ways[0][1][-1]])
-            view = views(states.shape[1:])[0]
-            draw(page.axes(x, y + 50, size, size), view, frame(view, ends.reshape(len(ends), -1)), flat, SAMPLE, small=True)
+        ways.append((frames[pick], times[pick]))
+    if is_image(tuple(report["data"]["event_shape"])):
+        return _image_trajectory(ways, _scale(report, arrays["real"]))
+    return _vector_trajectory(ways)
+
+
+def _timeline(size: int, tall: int, ways: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Page, list[int], list[int]]:
+    """A page with both headings and all times; the left edges of the frames and the tops of the two rows."""
+    lefts = [MARGIN + j * (size + SPACE) for j in range(max(len(times) for _, times in ways))]
+    tops = [104, 104 + tall + 130]
+    page = Page(max(500, lefts[-1] + size + MARGIN), tops[1] + tall + MARGIN)
+    for head, top, (_, times) in zip(("Forward: data to noise", "Reverse: noise to data"), tops, ways, strict=True):
+        page.heading(MARGIN, top - 50, head)
+        for left, t in zip(lefts, times, strict=False):
+            page.text(left + size / 2, top - 13, f"t = {t:.2g}", fontsize=8, color=MUTED, ha="center")
+    return page, lefts, tops
+
+
+def _image_trajectory(ways: list[tuple[np.ndarray, np.ndarray]], scale: tuple[float, float]) -> Figure:
+    (h, w), many = shades(ways[0][0][0], *scale).shape[1:3], ways[0][0].shape[1]
+    zoom, rows = max(1, TILE // w), min(SHOWN_ROWS, many, max(1, PIXELS // (h * w)))
+    page, lefts, tops = _timeline(zoom * w, rows * (zoom * h + SPACE) - SPACE, ways)
+    for top, (frames, times) in zip(tops, ways, strict=True):
+        tiles = np.stack([shades(states[:rows], *scale) for states in frames], axis=1)
+        page.image(lefts[0], top, grid(tiles.reshape(-1, *tiles.shape[2:]), len(times), zoom, SPACE))
+    return page.figure
+
+
+def _vector_trajectory(ways: list[tuple[np.ndarray, np.ndarray]]) -> Figure:
+    flat = [frames.reshape(*frames.shape[:2], -1) for frames, _ in ways]
+    view = views(ways[0][0].shape[2:])[0]
+    limits = frame(view, np.concatenate([flat[0][0], flat[0][-1]]))
+    page, lefts, tops = _timeline(TILE, TILE, ways)
+    for top, frames, color in zip(tops, flat, (REAL, SAMPLE), strict=True):
+        for left, states in zip(lefts, frames, strict=False):
+            draw(page.axes(left, top, TILE, TILE), view, limits, states, color, small=True)
     return page.figure
 
 
@@ -171,9 +188,10 @@ def likelihood(report: Report, arrays: Arrays) -> Figure:
     bits = result["unit"] == "bits/dim"
     page.heading(MARGIN, 54, "Held-out likelihood")
     mean, error = result["mean"], result["std_error"]
-    page.text(MARGIN, 86, f"mean {mean:.4g} ± {error:.2g} {result['unit']}", fontsize=9)
+    page.text(MARGIN, 86, f"mean {mean:.4g} ± {error:.2g} {result['unit']}".replace("-", "−"), fontsize=9)
     if result["exact"] is not None:
-        page.text(1150, 86, f"exact {result['exact']:.4g} {result['unit']}", fontsize=9, color=EXACT, ha="right")
+        truth = f"exact mean (dashed) {result['exact']:.4g} {result['unit']}".replace("-", "−")
+        page.text(1150, 86, truth, fontsize=9, color=EXACT, ha="right")
     axes = page.axes(80, 130, 1070, 420)
     values = arrays["log_prob"][np.isfinite(arrays["log_prob"])]
     exact = arrays.get("exact_log_prob")
@@ -184,8 +202,8 @@ def likelihood(report: Report, arrays: Arrays) -> Figure:
         axes.axvline(result["exact"], color=EXACT, linewidth=1.4, linestyle=(0, (4, 3)))
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(8))
-    better = "bits per dimension of an example; lower is better" if bits else "log-density of an example in nats; higher is better"
-    axes.set_xlabel(better, color=MUTED, fontsize=9)
+    meaning = "bits per dimension of an example; lower is better"
+    axes.set_xlabel(meaning if bits else "log-density of an example in nats; higher is better", color=MUTED, fontsize=9)
     return page.figure
 
 
@@ -196,7 +214,7 @@ def _histogram(axes: Axes, values: np.ndarray, exact: np.ndarray | None) -> None
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     reach = 6 * (high - low) or 1.0
     ends = max(values.min(), middle - reach), min(values.max(), middle + reach)
-    bins = np.linspace(*ends, int(np.clip(2 * math.sqrt(len(values)), 10, 60)) + 1) if ends[1] > ends[0] else 10
+    bins = np.linspace(*ends, int(np.clip(1.5 * math.sqrt(len(values)), 10, 60)) + 1) if ends[1] > ends[0] else 10
     axes.hist(np.clip(values, *ends), bins, color=SAMPLE, alpha=0.8, edgecolor="white", linewidth=0.6)
     if exact is not None:
         axes.hist(np.clip(exact, *ends), bins, color=EXACT, histtype="step", linewidth=1.3)

@@ -22,8 +22,8 @@ from PIL import Image
 DPI = 150
 INK, MUTED, FAINT = "#1b1f27", "#687080", "#d5d9e0"
 REAL, SAMPLE, EXACT = "#4b5362", "#2c6cb3", "#d1602b"
-GAP = 3
-LARGEST = 150
+GAP, EDGE = 3, 60
+LARGEST = 100
 FILE_LIMIT = 300_000
 
 
@@ -39,10 +39,10 @@ class Page:
         style = {"fontsize": 9, "color": INK, "va": "baseline"} | style
         self.figure.text(x / self.width, 1 - y / self.height, content, parse_math=False, **style)
 
-    def heading(self, x: float, y: float, title: str, detail: str = "", size: float = 10) -> None:
-        """A bold line at y and a smaller, muted one under it."""
-        self.text(x, y, title, fontsize=size, weight="bold")
-        self.text(x, y + 2.7 * size, detail, fontsize=0.82 * size, color=MUTED)
+    def heading(self, x: float, y: float, title: str, detail: str = "", width: float = math.inf) -> None:
+        """A bold line at y and a smaller, muted one under it, shrunk to stay within `width` pixels."""
+        self.text(x, y, title, fontsize=min(10, width / (1.3 * len(title))), weight="bold")
+        self.text(x, y + 27, detail, fontsize=min(8.2, width / (1.15 * max(1, len(detail)))), color=MUTED)
 
     def image(self, x: int, y: int, picture: np.ndarray) -> None:
         """An RGB picture (h, w, 3), uint8, pixel for pixel."""
@@ -60,14 +60,17 @@ class Page:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically; one above 300 kB is stored with 256 colours."""
+    """Write a PNG atomically; one above 300 kB is stored with fewer colours."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
         if temporary.stat().st_size > FILE_LIMIT:
             with Image.open(temporary) as picture:
-                few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-            few.save(temporary, format="png", optimize=True)
+                whole = picture.convert("RGB")
+            for colors in (256, 64, 16):
+                whole.quantize(colors, dither=Image.Dither.NONE).save(temporary, format="png", optimize=True)
+                if temporary.stat().st_size <= FILE_LIMIT:
+                    break
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -81,7 +84,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
 def shades(images: np.ndarray, low: float, high: float) -> np.ndarray:
     """Images (n, h, w) or (n, h, w, c) as uint8 RGB (n, h', w', 3): low is black, high is white.
 
-    Three channels are red, green and blue, any other number is averaged to grey. Images of more than 150 pixels a
+    Three channels are red, green and blue, any other number is averaged to grey. Images of more than 100 pixels a
     side are averaged over blocks.
     """
     x = np.asarray(images, np.float64)
@@ -94,14 +97,15 @@ def shades(images: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.broadcast_to(np.round(255 * x).astype(np.uint8), (*x.shape[:3], 3))
 
 
-def grid(tiles: np.ndarray, columns: int, scale: int) -> np.ndarray:
-    """RGB tiles (n, h, w, 3) in rows of `columns`, each pixel `scale` wide, three white pixels between tiles."""
+def grid(tiles: np.ndarray, columns: int, scale: int, gap: int = GAP) -> np.ndarray:
+    """RGB tiles (n, h, w, 3) in rows of `columns`, each pixel `scale` wide, `gap` dark pixels between tiles."""
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
     n, h, w, _ = tiles.shape
     rows = -(-n // columns)
-    page = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP, 3), 60, np.uint8)
+    page = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
     for i, tile in enumerate(tiles):
-        y, x = i // columns * (h + GAP), i % columns * (w + GAP)
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        page[max(y - gap, 0) : y + h, max(x - gap, 0) : x + w] = EDGE
         page[y : y + h, x : x + w] = tile
     return page
 
@@ -160,15 +164,18 @@ def frame(view: View, x: np.ndarray) -> Frame:
         return Frame(across, (0, 1.4 * float(np.histogram(x[:, 0], bins, density=True)[0].max())), bins)
     up = limits(x[:, 1])
     spans = across[1] - across[0], up[1] - up[0]
-    if max(spans) < 4 * min(spans):
+    if max(spans) < 2.5 * min(spans):
         across, up = (((a + b - max(spans)) / 2, (a + b + max(spans)) / 2) for a, b in (across, up))
     return Frame(across, up, np.zeros(0))
 
 
 def draw(axes: Axes, view: View, limits: Frame, x: np.ndarray, color: str, *, small: bool = False) -> None:
-    """Draw flattened examples (n, D) into a framed panel without ticks."""
+    """Draw flattened examples (n, D) into a framed panel without ticks; those that are not finite are left out."""
     x = x[:, list(view.values)]
-    if view.kind == "histogram":
+    x = x[np.isfinite(x).all(axis=1)]
+    if not len(x):
+        axes.text(0.5, 0.5, "nothing finite", color=MUTED, ha="center", transform=axes.transAxes)
+    elif view.kind == "histogram":
         axes.hist(x[:, 0], limits.bins.tolist(), density=True, color=color, alpha=0.85, linewidth=0)
     elif view.kind == "scatter":
         size = 1.5 if small else float(np.clip(5000 / len(x), 2, 12))
@@ -182,8 +189,8 @@ def draw(axes: Axes, view: View, limits: Frame, x: np.ndarray, color: str, *, sm
 
 def label(axes: Axes, view: View) -> None:
     """Ticks and names for the one panel of a view that carries them."""
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.set_xlabel(view.labels[0], color=MUTED, fontsize=8)
     if view.kind != "histogram":
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.set_ylabel(view.labels[1], color=MUTED, fontsize=8)
