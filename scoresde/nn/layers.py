@@ -1,0 +1,175 @@
+"""What the networks share: argument checks, dropout with an explicit key, normalisation, modulation, functional form.
+
+A network is a module whose call is ``net(x, c, *, key=None)``: x (B, *event) of unit variance, c (B,) the noise
+coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic). It returns an array
+like x, zero until the network is trained. It holds parameters and plain numbers only: no random state, no statistics.
+Constructors draw the parameters on the host, so they run outside ``jit``.
+
+``functional`` is the one place where a module is split into parameters and program and merged again.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Params = dict[str, Any]
+"""A nested plain dict of arrays with string keys."""
+
+
+class Apply(Protocol):
+    """A network as a pure function."""
+
+    def __call__(self, params: Params, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array: ...
+
+
+def functional(net: nnx.Module) -> tuple[Apply, Params]:
+    """Split a module into ``apply(params, x, c, *, key=None)`` and ``params``.
+
+    The parameters are a nested plain dict with string keys (a list's places become "0", "1", ...), so that optimisers,
+    checkpoints and JAX see an ordinary pytree. ``apply`` gives what ``net`` itself would with these parameters.
+
+    Raises:
+        ValueError: the module holds variables other than ``nnx.Param``: random state, running statistics.
+    """
+    graph, state = nnx.split(net)
+    paths = [path for path, _ in nnx.to_flat_state(state)]
+    for path, variable in nnx.to_flat_state(state):
+        if type(variable) is not nnx.Param:
+            name = ".".join(map(str, path))
+            raise ValueError(f"a network may hold nnx.Param only, got {type(variable).__name__} at {name}")
+
+    def apply(params: Params, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        variables = [(path, nnx.Param(_get(params, path))) for path in paths]
+        return nnx.merge(graph, nnx.from_flat_state(variables))(x, c, key=key)
+
+    params: Params = {}
+    for path, variable in nnx.to_flat_state(state):
+        *branch, leaf = map(str, path)
+        node = params
+        for name in branch:
+            node = node.setdefault(name, {})
+        node[leaf] = variable[...]
+    return apply, params
+
+
+def _get(params: Params, path: Sequence[Any]) -> Any:
+    node: Any = params
+    for name in path:
+        node = node[str(name)]
+    return node
+
+
+def whole(owner: object, name: str, value: object, least: int) -> int:
+    """``value`` as an int, or a ValueError naming it unless it is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{type(owner).__name__}: {name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def fraction(owner: object, name: str, value: float) -> float:
+    """``value`` in [0, 1), or a ValueError naming it."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{type(owner).__name__}: {name} must be in [0, 1), got {value!r}")
+    return float(value)
+
+
+def positive(owner: object, name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """``values`` as floats, or a ValueError naming them unless all are positive and finite."""
+    if not all(0 < value < math.inf for value in values):
+        raise ValueError(f"{type(owner).__name__}: {name} must be positive and finite, got {values!r}")
+    return tuple(map(float, values))
+
+
+def check_input(owner: object, event_shape: tuple[int, ...], x: jax.Array, c: jax.Array) -> None:
+    """Refuse x that is not (B, *event_shape) and c that is not (B,)."""
+    if x.ndim != 1 + len(event_shape) or x.shape[1:] != event_shape:
+        raise ValueError(f"{type(owner).__name__}: x must have shape (B, *{event_shape}), got {x.shape}")
+    if c.shape != x.shape[:1]:
+        raise ValueError(f"{type(owner).__name__}: c must have shape (B,) = {x.shape[:1]}, got {c.shape}")
+
+
+def split(key: jax.Array | None, n: int) -> Sequence[jax.Array | None]:
+    """n keys, or n times None."""
+    return [None] * n if key is None else list(jax.random.split(key, n))
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Set entries to zero with probability ``rate`` and scale the others to keep the mean; identity without a key.
+
+    The rate is rounded to a multiple of 1/65536, to which the scale corresponds exactly: 16 random bits an entry.
+    """
+    threshold = min(round(65536 * rate), 65535)
+    if key is None or threshold == 0:
+        return x
+    keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
+    return jnp.where(keep, x * (65536 / (65536 - threshold)), 0)
+
+
+def modulate(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """(1 + scale) h + shift for h (B, ..., C) and scale, shift (B, C)."""
+    axes = tuple(range(1, h.ndim - 1))
+    return h * (1 + jnp.expand_dims(scale, axes)) + jnp.expand_dims(shift, axes)
+
+
+def _normal(gain: float) -> Callable[..., jax.Array]:
+    """Initialiser: normal of standard deviation gain/sqrt(fan-in), drawn by NumPy from the key: nothing is compiled."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = np.float32) -> jax.Array:
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return jnp.asarray(gain / math.sqrt(size(shape[:-1])) * rng.standard_normal(shape), dtype)
+
+    return init
+
+
+def _constant(value: float) -> Callable[..., jax.Array]:
+    def init(_: jax.Array, shape: Sequence[int], dtype: Any = np.float32) -> jax.Array:
+        return jnp.asarray(np.full(shape, value), dtype)
+
+    return init
+
+
+def linear(inputs: int, outputs: int, *, gain: float = 1.0, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer whose output has ``gain`` times the standard deviation of its input; zero bias."""
+    return nnx.Linear(inputs, outputs, kernel_init=_normal(gain), bias_init=_constant(0), rngs=rngs)
+
+
+def conv(dims: int, inputs: int, outputs: int, *, stride: int = 1, gain: float = 1.0, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution of width 3 along each of ``dims`` axes, zero-padded: sizes n -> ceil(n / stride)."""
+    kernel, bias = _normal(gain), _constant(0)
+    return nnx.Conv(inputs, outputs, (3,) * dims, strides=stride, kernel_init=kernel, bias_init=bias, rngs=rngs)
+
+
+def group_norm(channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int = 32) -> nnx.GroupNorm:
+    """GroupNorm with the most groups (at most ``most``, of at least ``group_size`` channels) that divide the channels.
+
+    The variance is the mean of squared deviations, not E[h^2] - E[h]^2, which loses all digits where |mean| >> std.
+    """
+    limit = max(1, min(most, channels // group_size))
+    groups = max(g for g in range(1, limit + 1) if channels % g == 0)
+    scale, bias = _constant(1), _constant(0)
+    return nnx.GroupNorm(channels, groups, use_fast_variance=False, scale_init=scale, bias_init=bias, rngs=rngs)
+
+
+class Embedding(nnx.Module):
+    """c (B,) -> features -> Linear -> SiLU: (B, width), shared by all blocks of a network."""
+
+    def __init__(
+        self, function: Callable[[jax.Array, int], jax.Array], features: int, width: int, *, rngs: nnx.Rngs
+    ) -> None:
+        function(jnp.zeros(1), features)
+        self.function = function
+        self.features = features
+        self.linear = linear(features, width, rngs=rngs)
+
+    def __call__(self, c: jax.Array) -> jax.Array:
+        return jax.nn.silu(self.linear(self.function(c, self.features)))
+
+
+def size(shape: Sequence[int]) -> int:
+    """Number of entries of an array of this shape."""
+    return math.prod(shape)
