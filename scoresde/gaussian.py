@@ -74,7 +74,7 @@ class GaussianMixture:
 
     def log_prob(self, x: ArrayLike) -> jax.Array:
         """Log-density in nats: (B, *event) -> (B,)."""
-        return jax.nn.logsumexp(_log_joint(self, jnp.asarray(x), jnp.array(0.0), jnp.array(1.0))[0], axis=1)
+        return jax.nn.logsumexp(_log_joint(self, x, jnp.array(0.0), jnp.array(1.0))[0], axis=1)
 
     def marginal(self, sde: SDE, t: ArrayLike) -> "GaussianMixture":
         """The law of x_t at one time t, itself a mixture."""
@@ -88,10 +88,11 @@ class GaussianMixture:
 
 
 def _log_joint(
-    mixture: GaussianMixture, x: jax.Array, variance: jax.Array, alpha: jax.Array
+    mixture: GaussianMixture, x: ArrayLike, variance: jax.Array, alpha: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """log w_k N(x; alpha m_k, v_k) of shape (B, K), and the components' scores -(x - alpha m_k)/v_k, (B, K, *event)."""
     count, event = mixture.means.shape[0], mixture.event_shape
+    x = jnp.asarray(x, jnp.result_type(float, x))
     if x.shape[1:] != event:
         raise ValueError(f"x must have shape (B, {', '.join(map(str, event))}) like the means, got {x.shape}")
     x = x[:, None]
@@ -103,7 +104,7 @@ def _log_joint(
     scores = -(x - alpha * mixture.means[None].astype(x.dtype)) / v
     axes = tuple(range(2, x.ndim))
     log_normal = -0.5 * jnp.sum(scores**2 * v + jnp.log(2 * math.pi * v), axis=axes)
-    return jnp.log(mixture.weights)[None] + log_normal, scores
+    return jnp.log(mixture.weights).astype(x.dtype)[None] + log_normal, scores
 
 
 def _mixture_score(mixture: GaussianMixture, sde: SDE, x: jax.Array, t: jax.Array) -> jax.Array:

@@ -38,8 +38,8 @@ def log_snr_grid(sde: SDE, n: int) -> np.ndarray:
 
 def karras_grid(sde: SDE, n: int, rho: float = 7.0) -> np.ndarray:
     """n steps of equal length in (sigma/alpha)^(1/rho), from t_max to t_min: (n + 1,). rho > 0; rho = 7 is EDM's."""
-    if not rho > 0:
-        raise ValueError(f"rho must be positive, got {rho!r}")
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho must be positive and finite, got {rho!r}")
     start, end = np.exp(-0.5 * on_host(sde.log_snr, np.array([sde.t_max, sde.t_min])) / rho)
     return _from_log_snr(sde, -2 * rho * np.log(np.linspace(start, end, _positive("n", n) + 1)))
 

@@ -31,6 +31,7 @@ from jax.typing import ArrayLike
 
 LOG_SNR_START = -2 * math.log(1e-3)
 LOG_SNR_END = -10.0
+LOG_SNR_LIMIT = -70.0  # below it alpha counts as vanished
 
 
 def expand(t: jax.Array, x: jax.Array) -> jax.Array:
@@ -104,7 +105,11 @@ class SDE(abc.ABC):
             value = getattr(self, field.name)
             if value is None and field.name in ("t_min", "t_max"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float | np.integer | np.floating)
+                or not math.isfinite(value)
+            ):
                 raise _refusal(self, field.name, "a finite number", value)
             object.__setattr__(self, field.name, float(value))
         self._validate()
@@ -117,13 +122,15 @@ class SDE(abc.ABC):
         _require(0 <= self.t_min < self.t_max, self, "t_min", f"in [0, t_max = {self.t_max:g})", self.t_min)
         start, end = on_host(self.log_snr, np.array([self.t_min, self.t_max]))
         _require(math.isfinite(start), self, "t_min", "a time where sigma > 0", self.t_min)
-        _require(-70 < end < start, self, "t_max", "a time where alpha > 0", self.t_max)
+        _require(LOG_SNR_LIMIT < end < start, self, "t_max", "a time where alpha > 0", self.t_max)
 
     def _validate(self) -> None:  # noqa: B027
         """Check the parameters of the subclass; t_min and t_max are not yet resolved."""
 
     def _default_t_max(self) -> float:
-        return 1.0
+        if on_host(self.log_snr, np.float64(1.0)) > LOG_SNR_LIMIT:
+            return 1.0
+        return _float32(on_host(lambda log_snr: _bisect(self, log_snr, 0.0, 1.0), np.float64(LOG_SNR_END)))
 
     def _default_t_min(self) -> float:
         return _float32(on_host(self.time, np.float64(LOG_SNR_START)))
@@ -177,7 +184,7 @@ class SDE(abc.ABC):
 
     def prior_log_prob(self, x: ArrayLike) -> jax.Array:
         """log N(x; 0, sigma(t_max)^2 I) in nats: (B, *event) -> (B,)."""
-        x = jnp.asarray(x)
+        x = jnp.asarray(x, jnp.result_type(float, x))
         x = x.reshape(x.shape[0], -1)
         variance = self.variance(jnp.asarray(self.t_max, x.dtype))
         return -0.5 * (jnp.sum(x**2, axis=1) / variance + x.shape[1] * jnp.log(2 * jnp.pi * variance))
@@ -202,7 +209,7 @@ def _bisect(sde: SDE, log_snr: jax.Array, low: float, high: float) -> jax.Array:
         too_early = sde.log_snr(middle) > log_snr
         return jnp.where(too_early, middle, left), jnp.where(too_early, right, middle)
 
-    steps = 64 if log_snr.dtype == jnp.float64 else 32
+    steps = 64 if log_snr.dtype == jnp.float64 else 48  # to neighbouring numbers even where t is 1e-6 of the range
     bracket = jnp.full_like(log_snr, low), jnp.full_like(log_snr, high)
     left, right = jax.lax.fori_loop(0, steps, halve, bracket)
     return (left + right) / 2
@@ -291,9 +298,6 @@ class VE(SDE):
 class Cosine(SDE):
     """The cosine path: alpha = cos(pi t/2), sigma = sin(pi t/2); t_max where the log-SNR is -10."""
 
-    def _default_t_max(self) -> float:
-        return _float32(2 / math.pi * math.atan(math.exp(-LOG_SNR_END / 2)))
-
     def log_alpha(self, t: ArrayLike) -> jax.Array:
         t = _time(t)  # cos(pi t/2) loses digits at both ends: near 0 use its distance from 1, near 1 the sine of 1 - t
         late = jnp.log(jnp.sin(0.5 * jnp.pi * (1 - t)))
@@ -309,9 +313,6 @@ class Cosine(SDE):
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow(SDE):
     """The straight path of flow matching: alpha = 1 - t, sigma = t; t_max where the log-SNR is -10."""
-
-    def _default_t_max(self) -> float:
-        return _float32(1 / (1 + math.exp(LOG_SNR_END / 2)))
 
     def log_alpha(self, t: ArrayLike) -> jax.Array:
         return jnp.log1p(-_time(t))
