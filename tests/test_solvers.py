@@ -1,0 +1,571 @@
+"""Solver tables and the one loop: exact laws on Gaussians, measured orders, naive loops, counted evaluations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family import (
+    SDES,
+    SOLVERS,
+    VE,
+    VP,
+    assert_moments,
+    float64,
+    gaussian,
+    gaussian_law,
+    mixture_moments,
+    name,
+    score_on,
+    shifted,
+    textbook,
+    times_of,
+    two_modes,
+)
+
+from scoresde import Cosine, RectifiedFlow, SubVP, karras_grid, log_snr_grid, uniform_grid
+from scoresde.solvers import (
+    Table,
+    ancestral,
+    ddim,
+    deis,
+    dpm_solver,
+    euler_maruyama,
+    heun,
+    integrate,
+    predictor_corrector,
+    reverse_diffusion,
+    sample,
+    unipc,
+    with_denoising,
+)
+from scoresde.solvers.table import Nodes, single_step
+
+KEY = jax.random.key(11)
+MEAN, STD = 0.7, 0.4
+ORDERS = {
+    "euler_maruyama": (euler_maruyama, 1),
+    "reverse_diffusion": (reverse_diffusion, 1),
+    "ancestral": (ancestral, 1),
+    "ddim": (ddim, 1),
+    "ddim_half": (SOLVERS["ddim_half"], 1),
+    "heun": (heun, 2),
+    "dpm_solver_1": (lambda sde, grid: dpm_solver(sde, grid, 1), 1),
+    "dpm_solver_2": (dpm_solver, 2),
+    "dpm_solver_3": (lambda sde, grid: dpm_solver(sde, grid, 3), 3),
+    "deis_2": (lambda sde, grid: deis(sde, grid, 2), 2),
+    "deis_3": (deis, 3),
+    "unipc_1": (lambda sde, grid: unipc(sde, grid, 1), 2),
+    "unipc_2": (lambda sde, grid: unipc(sde, grid, 2), 3),
+    "unipc_3": (unipc, 4),
+}
+EVERY = SOLVERS | {k: v for k, (v, _) in ORDERS.items()} | {"heun_churn": lambda sde, grid: heun(sde, grid, churn=3.0)}
+
+
+def error_of_the_law(sde, table):
+    """How far the mean and std of the result are from those of x at t_min."""
+    alpha, variance, _, _ = textbook(sde, table.times[-1])
+    mean, std = gaussian_law(sde, table, MEAN, STD)
+    return np.hypot(mean - alpha * MEAN, std - np.sqrt(alpha**2 * STD**2 + variance))
+
+
+@pytest.mark.parametrize("solver", ORDERS)
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_order_of_convergence_on_a_gaussian(sde, solver):
+    """The law of the result is exact (no samples, no network, float64): its error falls as n^-order."""
+    make, order = ORDERS[solver]
+    steps = {1: (64, 512), 2: (48, 192), 3: (40, 120), 4: (32, 80)}[order]
+    errors = [error_of_the_law(sde, make(sde, log_snr_grid(sde, n))) for n in steps]
+    slope = np.log(errors[0] / errors[1]) / np.log(steps[1] / steps[0])
+    assert errors[1] < 0.02 and abs(slope - order) < 0.12 + 0.15 * (order > 2), (slope, errors)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_the_loop_has_the_law_of_the_table(sde, solver):
+    """``integrate`` against the exact law of its own table, by samples, at five standard errors."""
+    table = SOLVERS[solver](sde, log_snr_grid(sde, 40))
+    mixture = gaussian()
+    x = sample(KEY, score_on(sde, table, mixture), table, (8000, 2))
+    for i, std in enumerate(np.asarray(mixture.stds)[0]):
+        mean, spread = gaussian_law(sde, table, 0.0, std, start=(0.0, float(table.start_std)))
+        assert_moments(x[:, i : i + 1], mean, spread)
+
+
+@pytest.mark.parametrize("make", [shifted, two_modes])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_samples_have_the_moments_of_the_data(sde, make):
+    """Every solver of the family with the exact score; 250 steps of order one leave a bias below 2 %, and the prior's
+    mean of 0 instead of alpha m an offset that the flow keeps."""
+    mixture = make()
+    mean, std = mixture_moments(mixture.marginal(sde, sde.t_min))
+    offset = float(sde.alpha(sde.t_max) / sde.sigma(sde.t_max)) * np.abs(np.asarray(mixture.means)).max()
+    for solver in SOLVERS:
+        table = SOLVERS[solver](sde, log_snr_grid(sde, 250))
+        x = sample(KEY, score_on(sde, table, mixture), table, (4000, 2))
+        assert_moments(x, mean, std, bias=0.02 + offset)
+        if make is two_modes:
+            left = np.mean(np.asarray(x)[:, 0] < -0.2)
+            assert abs(left - 0.35) < 5 * np.sqrt(0.35 * 0.65 / 4000) + 0.01 + offset / 2
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_ddim_has_order_one_in_the_loop_itself(x64, sde):
+    """Paths in float64 against the closed-form flow map x_s = alpha_s m + (std_s/std_t)(x_t - alpha_t m)."""
+    mixture = shifted()
+    m, s = np.asarray(mixture.means), np.asarray(mixture.stds)
+    alpha, variance, _, _ = textbook(sde, np.array([sde.t_max, sde.t_min]))
+    spread = np.sqrt(alpha**2 * s**2 + variance)
+    x = alpha[0] * m + spread[0] * np.random.default_rng(0).normal(size=(16, 2))
+    exact = alpha[1] * m + spread[1] / spread[0] * (x - alpha[0] * m)
+    errors = []
+    for n in (100, 200, 400):
+        table = ddim(sde, log_snr_grid(sde, n))
+        got = integrate(KEY, score_on(sde, table, mixture), table, float64(x))
+        errors.append(np.max(np.abs(np.asarray(got) - exact)))
+    np.testing.assert_allclose(np.log2(np.array(errors[:-1]) / errors[1:]), 1, atol=0.08)
+
+
+def formula_ddim(sde, grid, eta):
+    """(coefficient of x_t, of D, std of z) from equation 12 of the DDIM paper, in its own variables.
+
+    With abar = alpha^2/(alpha^2 + sigma^2) and xbar = x/sqrt(alpha^2 + sigma^2) every SDE is variance preserving.
+    """
+    alpha, variance, _, _ = textbook(sde, grid)
+    total = np.sqrt(alpha**2 + variance)
+    abar, one_minus = alpha**2 / total**2, variance / total**2
+    a_t, a_s, v_t, v_s = abar[:-1], abar[1:], one_minus[:-1], one_minus[1:]
+    std = eta * np.sqrt(v_s / v_t) * np.sqrt(1 - a_t / a_s)  # equation 16
+    direction = np.sqrt(v_s - std**2) / np.sqrt(v_t)
+    return (
+        total[1:] * direction / total[:-1],
+        total[1:] * (np.sqrt(a_s) - direction * np.sqrt(a_t)),
+        total[1:] * std,
+    )
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_ddim_is_the_papers_formula(sde, eta):
+    grid = np.linspace(sde.t_max, max(sde.t_min, 0.02), 13)
+    table, (x, d, z) = ddim(sde, grid, eta), formula_ddim(sde, grid, eta)
+    np.testing.assert_allclose(table.commit.a[1:], x, rtol=1e-6)
+    np.testing.assert_allclose(table.commit.A[1:, 0], d, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(table.commit.s[1:], z, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_ancestral_is_the_gaussian_posterior(sde):
+    """Product of N(x_s; alpha_s D, sigma_s^2) and N(x_t; r x_s, v): precision and mean by Bayes' rule."""
+    grid = np.linspace(sde.t_max, max(sde.t_min, 0.02), 13)
+    table = ancestral(sde, grid)
+    alpha, variance, _, _ = textbook(sde, grid)
+    r = alpha[:-1] / alpha[1:]
+    v = variance[:-1] - r**2 * variance[1:]
+    precision = 1 / variance[1:] + r**2 / v
+    np.testing.assert_allclose(table.commit.a[1:], r / v / precision, rtol=1e-6)
+    np.testing.assert_allclose(table.commit.A[1:, 0], alpha[1:] / variance[1:] / precision, rtol=1e-6)
+    np.testing.assert_allclose(table.commit.s[1:] ** 2, 1 / precision, rtol=1e-6)
+    for mine, theirs in zip(jax.tree.leaves(table), jax.tree.leaves(ddim(sde, grid, eta=1.0)), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_large_eta_is_allowed_up_to_its_limit():
+    """v = sigma_s^2 is the most: then x_s = alpha_s D + sigma_s z."""
+    sde, grid = VP(), log_snr_grid(VP(), 5)
+    alpha, variance, _, _ = textbook(sde, grid)
+    share = 1 - alpha[:-1] ** 2 * variance[1:] / (alpha[1:] ** 2 * variance[:-1])
+    limit = 1 / np.sqrt(share.max())
+    table = ddim(sde, grid, eta=limit * (1 - 1e-7))
+    assert np.all(table.commit.s[1:] <= np.sqrt(variance[1:]))
+    for eta in (limit * 1.001, np.inf):
+        with pytest.raises(ValueError, match=rf"^eta must be at most {limit:.4g} on this grid, got"):
+            ddim(sde, grid, eta=eta)
+
+
+def test_reverse_diffusion_on_ve_is_songs():
+    """x_s = x_t + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) z: Song et al. (2021), equation 47."""
+    sde = VE()
+    grid = karras_grid(sde, 9)
+    table, variance = reverse_diffusion(sde, grid), textbook(sde, grid)[1]
+    assert not np.any(table.look.c) and np.all(table.look.d == 1)
+    np.testing.assert_allclose(table.commit.a[1:], 1, rtol=1e-12)
+    np.testing.assert_allclose(table.commit.A[1:, 0], -np.diff(variance), rtol=1e-9)
+    np.testing.assert_allclose(table.commit.s[1:], np.sqrt(-np.diff(variance)), rtol=1e-9)
+
+
+def noise_of(key, row, batch, event):
+    """The contract: example i draws at row k from fold_in(fold_in(key, i), k)."""
+    keys = [jax.random.fold_in(jax.random.fold_in(key, i), row) for i in range(batch)]
+    return np.stack([np.asarray(jax.random.normal(k, event, jnp.float64)) for k in keys])
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_euler_maruyama_is_the_naive_loop(x64, sde):
+    grid = log_snr_grid(sde, 6)
+    score = jax.jit(two_modes().score(sde))
+    x = start = np.asarray(sde.prior_sample(KEY, (3, 2)), np.float64)
+    for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        _, _, f, g2 = textbook(sde, t)
+        z = noise_of(KEY, k + 1, 3, (2,))
+        x = x - (f * x - g2 * np.asarray(score(float64(x), float64(t)))) * (t - s) + np.sqrt(g2 * (t - s)) * z
+    got = integrate(KEY, score, euler_maruyama(sde, grid), float64(start))
+    np.testing.assert_allclose(got, x, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm_rule", [False, True])
+@pytest.mark.parametrize("sde", [VP(), SubVP(), VE()], ids=name)
+def test_predictor_corrector_is_the_naive_loop(x64, sde, norm_rule):
+    """Langevin steps at t, then the predictor's step from t to s; in 64 dimensions, where the norm rule is sound."""
+    grid, snr, batch = karras_grid(sde, 4), 0.16, 3
+
+    def score(x, t):
+        return -x / (1 + sde.variance(t)) + jnp.sin(x)
+
+    x = start = np.asarray(sde.prior_sample(KEY, (batch, 64)), np.float64)
+    row = 0
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        (alpha_t, alpha_s), (var_t, var_s) = (v for v in textbook(sde, np.array([t, s]))[:2])
+        for _ in range(2):
+            row += 1
+            z, gradient = noise_of(KEY, row, batch, (64,)), np.asarray(score(float64(x), float64(t)))
+            ratio = np.sqrt(var_t)
+            if norm_rule:
+                ratio = np.linalg.norm(z, axis=1, keepdims=True) / np.linalg.norm(gradient, axis=1, keepdims=True)
+            step = 2 * (snr * ratio) ** 2
+            x = x + step * gradient + np.sqrt(2 * step) * z
+        row += 1
+        r = alpha_t / alpha_s
+        v = var_t - r**2 * var_s
+        x = (2 - r) * x + v * np.asarray(score(float64(x), float64(t))) + np.sqrt(v) * noise_of(KEY, row, batch, (64,))
+    table = predictor_corrector(sde, grid, snr=snr, corrector_steps=2, norm_rule=norm_rule)
+    got = integrate(KEY, score, table, float64(start))
+    np.testing.assert_allclose(got, x, rtol=1e-6, atol=1e-8)
+
+
+def test_the_norm_rule_survives_a_vanishing_score():
+    sde = VE()
+    table = predictor_corrector(sde, karras_grid(sde, 2), norm_rule=True)
+    x = integrate(KEY, lambda x, t: jnp.zeros_like(x), table, jnp.ones((2, 3)))
+    assert np.all(np.isfinite(x))
+
+
+@pytest.mark.parametrize("predictor", [reverse_diffusion, ancestral, ddim, euler_maruyama], ids=name)
+def test_without_corrector_or_in_the_limit_it_is_the_predictor(predictor):
+    sde, grid = SubVP(), log_snr_grid(SubVP(), 20)
+    alone = predictor(sde, grid)
+    none = predictor_corrector(sde, grid, predictor, corrector_steps=0)
+    for mine, theirs in zip(jax.tree.leaves(none), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    tiny = predictor_corrector(sde, grid, predictor, snr=1e-6)
+    np.testing.assert_allclose(gaussian_law(sde, tiny, MEAN, STD), gaussian_law(sde, alone, MEAN, STD), rtol=1e-8)
+
+
+def stay(sde, grid):
+    """A predictor that does nothing: with it only the Langevin steps at the first time remain."""
+    return single_step(Nodes.of(sde, grid), a=1.0, A=0.0, s=0.0, c=0.0, d=0.0)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("place", [0.05, 0.5, 1.0])
+def test_langevin_leaves_the_marginal_invariant(sde, place):
+    """On a Gaussian of variance v the chain's stationary variance is v/(1 - eps/2v), eps = 2 (snr sigma)^2: the std
+    drifts by snr^2 sigma^2/2v at most, which vanishes with snr."""
+    t = sde.t_min + place * (sde.t_max - sde.t_min)
+    alpha, variance, _, _ = textbook(sde, t)
+    v = alpha**2 * STD**2 + variance
+    for snr, steps in ((0.2, 400), (0.05, 1500)):
+        table = predictor_corrector(sde, [t, sde.t_min], stay, snr=snr, corrector_steps=steps)
+        assert np.all(table.look.t == t)
+        mean, std = gaussian_law(sde, table, MEAN, STD)
+        eps = 2 * snr**2 * variance
+        left = (1 - eps / v) ** (2 * steps)  # of the start, not yet forgotten
+        stationary = v / (1 - eps / (2 * v))
+        np.testing.assert_allclose(std**2, stationary + left * (v - stationary), rtol=1e-9)
+        np.testing.assert_allclose(mean, alpha * MEAN, rtol=1e-9, atol=1e-12)
+        assert 0 <= std / np.sqrt(v) - 1 < 0.51 * snr**2 * variance / v + snr**4
+
+
+def test_langevin_keeps_the_modes_of_a_mixture():
+    """By samples: 100 steps from p_t leave mean, std and the share of each mode (8,000 chains, and one)."""
+    sde, mixture, t = SubVP(), two_modes(), 0.3
+    start = mixture.marginal(sde, t)
+    table = predictor_corrector(sde, [t, sde.t_min], stay, snr=0.1, corrector_steps=100)
+    x = integrate(KEY, mixture.score(sde), table, start.sample(KEY, 8000))
+    mean, std = mixture_moments(start)
+    assert_moments(x, mean, std, bias=0.01)
+    one = integrate(KEY, mixture.score(sde), table, start.sample(KEY, 1))
+    np.testing.assert_allclose(one, x[:1], rtol=1e-3, atol=1e-4)
+
+
+CALLS = []
+
+
+def counted(x, t):
+    jax.debug.callback(lambda t: CALLS.append(float(t)), t)
+    return -x / (1 + t)
+
+
+@pytest.mark.parametrize("n", [1, 4, 5])
+@pytest.mark.parametrize("solver", EVERY)
+def test_num_evals_counts_the_calls_and_none_leaves_the_interval(solver, n):
+    for sde in (Cosine(), VE()):
+        CALLS.clear()
+        table = EVERY[solver](sde, uniform_grid(sde, n))
+        path = integrate(KEY, counted, table, jnp.ones((2, 1)), trajectory=True)
+        jax.effects_barrier()
+        assert len(CALLS) == table.num_evals
+        assert min(CALLS) >= np.float32(sde.t_min) and max(CALLS) <= np.float32(sde.t_max)
+        np.testing.assert_allclose(sorted(CALLS), np.sort(table.look.t), rtol=1e-6)
+        assert path.shape == (table.num_evals + 1, 2, 1) and table.times.shape == (table.num_evals + 1,)
+        assert table.times[0] == sde.t_max and table.times[-1] == sde.t_min  # exactly, for odd and even n
+
+
+@pytest.mark.parametrize("solver", EVERY)
+def test_one_step_of_every_solver_is_a_table_that_reaches_t_min(solver):
+    for sde in SDES:
+        table = EVERY[solver](sde, [sde.t_max, sde.t_min])
+        assert table.times[-1] == sde.t_min and np.all(
+            np.isfinite(np.concatenate([*map(np.ravel, jax.tree.leaves(table))]))
+        )
+
+
+@pytest.mark.parametrize("solver", EVERY)
+def test_example_i_depends_on_the_key_and_i_alone(solver):
+    sde = VP()
+    table = EVERY[solver](sde, log_snr_grid(sde, 6))
+    score = score_on(sde, table, two_modes())
+    x = sample(KEY, score, table, (9, 2))
+    np.testing.assert_array_equal(sample(KEY, score, table, (9, 2)), x)
+    np.testing.assert_allclose(sample(KEY, score, table, (4, 2)), x[:4], rtol=1e-4, atol=1e-5)
+    assert np.all(np.any(np.abs(sample(jax.random.key(12), score, table, (9, 2)) - x) > 1e-5, axis=1))
+    start = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2)), jnp.float32)
+    together = integrate(KEY, score, table, start)
+    neighbours = integrate(KEY, score, table, start.at[1:].set(0.0))
+    np.testing.assert_allclose(neighbours[0], together[0], rtol=1e-4, atol=1e-5)
+
+
+def test_examples_rows_and_prior_draw_different_noise():
+    """1,000 examples and 3 rows of unit noise, and the prior, are uncorrelated."""
+    sde = VE()
+    nodes = Nodes.of(sde, uniform_grid(sde, 3))
+    table = single_step(nodes, a=1.0, A=0.0, s=1.0, c=0.0, d=0.0)
+    path = sample(KEY, lambda x, t: x, table, (1000, 4), trajectory=True)
+    noise = np.diff(np.asarray(path), axis=0)
+    columns = np.concatenate([np.asarray(path[:1]) / 50, noise]).transpose(1, 0, 2).reshape(1000, -1)
+    correlation = np.corrcoef(columns.T) - np.eye(16)
+    assert np.max(np.abs(correlation)) < 5 / np.sqrt(1000)
+    assert_moments(columns, np.zeros(16), np.ones(16))
+
+
+def test_one_trace_for_all_sdes_grids_etas_and_solvers_of_a_shape():
+    traces = []
+
+    def score(x, t):
+        traces.append(1)
+        return -x
+
+    for sde in SDES:
+        for grid in (uniform_grid(sde, 8), log_snr_grid(sde, 8), karras_grid(sde, 8)):
+            for table in (
+                ddim(sde, grid),
+                ddim(sde, grid, 0.3),
+                ancestral(sde, grid),
+                euler_maruyama(sde, grid),
+                reverse_diffusion(sde, grid),
+                predictor_corrector(sde, grid[::2], snr=0.1),
+                predictor_corrector(sde, grid[::2], norm_rule=True),
+            ):
+                integrate(KEY, score, table, jnp.ones((2, 3)))
+    assert len(traces) == 1
+    integrate(KEY, score, ddim(VP(), uniform_grid(VP(), 9)), jnp.ones((2, 3)))
+    assert len(traces) == 2
+
+
+def test_trajectory_holds_every_committed_state():
+    sde, grid = VP(), log_snr_grid(VP(), 6)
+    score = two_modes().score(sde)
+    start = sde.prior_sample(KEY, (3, 2))
+    path = integrate(KEY, score, ancestral(sde, grid), start, trajectory=True)
+    np.testing.assert_array_equal(path[0], start)
+    np.testing.assert_array_equal(ancestral(sde, grid).times, grid)
+    np.testing.assert_allclose(path[-1], integrate(KEY, score, ancestral(sde, grid), start), rtol=1e-5)
+    for k in (1, 4):  # a shorter table stops at the k-th state
+        np.testing.assert_allclose(path[k], integrate(KEY, score, ancestral(sde, grid[: k + 1]), start), rtol=1e-4)
+
+
+@pytest.mark.parametrize("solver", EVERY)
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_denoising_is_tweedies_formula_at_the_last_time(x64, sde, solver):
+    table = EVERY[solver](sde, log_snr_grid(sde, 4))
+    both = with_denoising(sde, table)
+    score, start = score_on(sde, both, two_modes()), float64(sde.prior_sample(KEY, (3, 2)))
+    x = np.asarray(integrate(KEY, score, table, start))
+    got = integrate(KEY, score, both, start)
+    alpha, variance, _, _ = textbook(sde, sde.t_min)
+    mixture = two_modes()  # E[x_0 | x] component by component
+    m, s2, w = np.asarray(mixture.means), np.asarray(mixture.stds) ** 2, np.asarray(mixture.weights)
+    v = alpha**2 * s2 + variance
+    logit = np.log(w / v) - np.sum((x[:, None] - alpha * m) ** 2, 2) / (2 * v)
+    r = np.exp(logit - logit.max(1, keepdims=True))
+    r = (r / r.sum(1, keepdims=True))[..., None]
+    posterior = (alpha * s2[:, None] * x[:, None] + variance * m) / v[:, None]
+    np.testing.assert_allclose(got, np.sum(r * posterior, 1), rtol=1e-7, atol=1e-9)
+    assert both.num_evals == table.num_evals + 1 and both.times[-1] == both.times[-2] == sde.t_min
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_no_path_blows_up(sde):
+    """max |x| along every path stays within six prior or data standard deviations."""
+    bound = 6 * max(float(sde.sigma(sde.t_max)), 1.5)
+    grids = [log_snr_grid(sde, 60)]
+    if not isinstance(sde, Cosine | RectifiedFlow):  # f is 230 at their t_max: a first uniform step is unstable
+        grids.append(uniform_grid(sde, 60))
+    for solver in SOLVERS:
+        for grid in grids:
+            table = SOLVERS[solver](sde, grid)
+            path = sample(KEY, score_on(sde, table, two_modes()), table, (512, 2), trajectory=True)
+            assert float(jnp.max(jnp.abs(path))) < bound, solver
+
+
+def test_tables_are_float64_numpy_whatever_x64_says():
+    for solver in EVERY.values():
+        table = solver(Cosine(), log_snr_grid(Cosine(), 3))
+        with jax.enable_x64(True):
+            twin = solver(Cosine(), log_snr_grid(Cosine(), 3))
+        for a, b in zip(jax.tree.leaves(table), jax.tree.leaves(twin), strict=True):
+            assert np.asarray(a).dtype == np.float64 and not isinstance(a, jax.Array)
+            np.testing.assert_array_equal(a, b)
+
+
+def test_tables_are_pytrees_to_stack_vmap_differentiate_and_pass_to_jit():
+    score = lambda x, t: -x / (1 + t)  # noqa: E731
+    x = jnp.ones((2, 3))
+    tables = [ancestral(sde, log_snr_grid(sde, 6)) for sde in SDES]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves).astype("f4"), *tables)
+    assert isinstance(stacked, Table) and stacked.num_evals == 6
+    together = jax.vmap(lambda table: integrate(KEY, score, table, x))(stacked)
+    inside = jax.jit(lambda table, x: integrate(KEY, score, table, x))
+    drawn = jax.jit(lambda key, table: sample(key, score, table, (2, 3)))
+    for got, table in zip(together, tables, strict=True):
+        alone = integrate(KEY, score, table, x)
+        np.testing.assert_allclose(got, alone, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(inside(table, x), alone, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(drawn(KEY, table), sample(KEY, score, table, (2, 3)), rtol=1e-4, atol=1e-5)
+    grads = jax.grad(lambda table: jnp.sum(integrate(KEY, score, table, x) ** 2))(
+        jax.tree.map(jnp.asarray, jax.tree.map(np.float32, tables[0]))
+    )
+    assert np.any(np.asarray(grads.commit.a) != 0)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ancestral", "euler_maruyama", "reverse_diffusion"])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_grids_may_start_and_end_inside(sde, solver):
+    """From the exact marginal at an inner time the law at another inner time is right to first order."""
+    start, end = (sde.t_min + place * (sde.t_max - sde.t_min) for place in (0.8, 0.3))
+    errors = []
+    for n in (50, 200):
+        table = SOLVERS[solver](sde, np.linspace(start, end, n + 1))
+        assert table.times[0] == start and table.times[-1] == end
+        np.testing.assert_allclose(table.start_std, np.sqrt(textbook(sde, start)[1]), rtol=1e-9)
+        errors.append(error_of_the_law(sde, table))
+    assert errors[1] < 0.02 and errors[0] / errors[1] > 3.5
+
+
+def test_the_prior_of_a_table_is_that_of_its_first_time():
+    sde = VE()
+    table = stay(sde, [0.5, 0.1])
+    assert_moments(sample(KEY, lambda x, t: x, table, (4000, 2)), 0.0, np.sqrt(textbook(sde, 0.5)[1]))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ancestral", "euler_maruyama", "reverse_diffusion", "predictor_corrector"])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_float32_runs_follow_float64(sde, solver):
+    """The same table, without its noise, in both precisions, from the noise end to the data end."""
+    table = SOLVERS[solver](sde, log_snr_grid(sde, 30))
+    quiet = dataclasses.replace(table, commit=dataclasses.replace(table.commit, s=np.zeros_like(table.commit.s)))
+    start = np.asarray(sde.prior_sample(KEY, (4, 2)))
+    single = integrate(KEY, score_on(sde, quiet, gaussian()), quiet, start)
+    assert single.dtype == jnp.float32
+    with jax.enable_x64(True):
+        double = integrate(KEY, score_on(sde, quiet, gaussian()), quiet, float64(start))
+    np.testing.assert_allclose(single, double, rtol=2e-4, atol=2e-5)
+
+
+def test_events_of_any_shape():
+    sde = VP()
+    table = predictor_corrector(sde, log_snr_grid(sde, 3), norm_rule=True)
+    for event in ((), (1,), (2, 3, 1)):
+        assert sample(KEY, lambda x, t: -x, table, (2, *event)).shape == (2, *event)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda s, g: ddim(s, g, eta=-0.1), r"eta must be at least 0, got -0\.1"),
+        (lambda s, g: ddim(s, g, eta=np.nan), r"eta must be at least 0, got nan"),
+        (lambda s, g: ddim(s, g, eta=3.0), r"eta must be at most 1\.\d+ on this grid, got 3\.0"),
+        (lambda s, g: predictor_corrector(s, g, snr=0.0), r"snr must be positive and finite, got 0\.0"),
+        (lambda s, g: predictor_corrector(s, g, snr=np.nan), r"snr must be positive and finite, got nan"),
+        (lambda s, g: predictor_corrector(s, g, snr=np.inf), r"snr must be positive and finite, got inf"),
+        (lambda s, g: predictor_corrector(s, g, corrector_steps=-1), r"corrector_steps must be a whole number"),
+        (lambda s, g: predictor_corrector(s, g, corrector_steps=1.5), r"corrector_steps must be a whole number"),
+        (lambda s, g: predictor_corrector(s, g, corrector_steps=np.nan), r"corrector_steps must be a whole number"),
+        (lambda s, g: predictor_corrector(s, g, heun), r"predictor must take one evaluation a step"),
+        (lambda s, g: predictor_corrector(s, g, dpm_solver), r"predictor must take one evaluation a step"),
+        (lambda s, g: predictor_corrector(s, g, predictor_corrector), r"predictor must take one evaluation a step"),
+        (lambda s, g: predictor_corrector(s, g, lambda s, g: with_denoising(s, ddim(s, g))), r"predictor must"),
+        (lambda s, g: ddim(s, g[::-1]), r"a grid must decrease strictly"),
+        (lambda s, g: euler_maruyama(s, [1.2, 0.1]), r"grid times must lie in \[t_min, t_max\]"),
+        (lambda s, g: reverse_diffusion(s, [1.0, 0.0]), r"grid times must lie in \[t_min, t_max\]"),
+        (lambda s, g: ancestral(s, [1.0]), r"a grid must be one-dimensional with at least two times"),
+    ],
+)  # fmt: skip
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match="^" + message) as error:
+        make(VP(), log_snr_grid(VP(), 20))
+    assert "\n" not in str(error.value)
+
+
+def test_a_whole_float_of_corrector_steps_is_that_number_or_refused():
+    try:
+        table = predictor_corrector(VP(), uniform_grid(VP(), 4), corrector_steps=2.0)
+    except ValueError as error:
+        assert "corrector_steps must be a whole number" in str(error)
+    else:
+        assert table.num_evals == 12
+
+
+def test_wrong_scores_states_and_tables_are_refused_by_name():
+    sde = VP()
+    table = ddim(sde, uniform_grid(sde, 2))
+    x = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r"score\(x, t\) must return the shape of x, \(2, 3\), got \(2,\)"):
+        integrate(KEY, lambda x, t: x[:, 0], table, x)
+    with pytest.raises(ValueError, match=r"score must be a function \(x, t\) -> array like x, got float"):
+        integrate(KEY, 1.0, table, x)
+    with pytest.raises(ValueError, match=r"table must be a solver's table such as .*, got ndarray"):
+        integrate(KEY, lambda x, t: x, uniform_grid(sde, 2), x)
+    with pytest.raises(ValueError, match=r"table must be a solver's table"):
+        sample(KEY, lambda x, t: x, sde, (2, 3))
+    for state in (jnp.array(1.0), jnp.ones((0, 3))):
+        with pytest.raises(ValueError, match=r"x must have shape \(B, \*event\) with B >= 1, got"):
+            integrate(KEY, lambda x, t: x, table, state)
+
+
+def test_tables_are_made_inside_jit_too_when_nothing_is_traced():
+    sde = VP()
+    x = jnp.ones((2, 2))
+    inside = jax.jit(lambda x: integrate(KEY, lambda x, t: -x, ddim(sde, uniform_grid(sde, 3)), x))
+    np.testing.assert_allclose(
+        inside(x), integrate(KEY, lambda x, t: -x, ddim(sde, uniform_grid(sde, 3)), x), rtol=1e-5
+    )
+
+
+def test_look_times_lie_inside_for_crowded_grids():
+    for sde in SDES:
+        grid = times_of(sde)[::-1].astype(np.float64)
+        for solver in ("heun_churn", "predictor_corrector", "unipc_3"):
+            t = EVERY[solver](sde, grid).look.t
+            assert np.all((t >= sde.t_min) & (t <= sde.t_max))
