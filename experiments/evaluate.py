@@ -13,6 +13,7 @@ from experiments.data import Data
 from experiments.setup import Config, Model
 
 Score = Callable[[jax.Array, jax.Array], jax.Array]
+TOLERANCE = 1e-4  # of the adaptive solves, relative and absolute
 SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250}
 FRAMES, SHOWN = 9, 8
 
@@ -54,7 +55,7 @@ def sample_all(key: jax.Array, config: Config, data: Data, model: Model, score: 
     sigma_data = model.precond.sigma_data
     flow, seconds = _timed(
         lambda: ss.probability_flow(
-            sde, score, prior, sde.t_max, sde.t_min, rtol=1e-4, atol=1e-4, sigma_data=sigma_data
+            sde, score, prior, sde.t_max, sde.t_min, rtol=TOLERANCE, atol=TOLERANCE, sigma_data=sigma_data
         )
     )
     runs["probability_flow"] = flow.x, float(jnp.mean(flow.num_evals)), seconds
@@ -74,7 +75,7 @@ def sample_all(key: jax.Array, config: Config, data: Data, model: Model, score: 
 
 
 def trajectories(key: jax.Array, data: Data, model: Model, score: Score) -> dict[str, np.ndarray]:
-    """The way from data to noise and back, at times equally spaced in the log-SNR.
+    """The way from data to noise and back, at times equally spaced in the angle arctan(sigma/(alpha sigma_data)).
 
     States are shown at the scale of the data (x divided by the standard deviation of x_t), in raw units.
     """
@@ -86,7 +87,8 @@ def trajectories(key: jax.Array, data: Data, model: Model, score: Score) -> dict
     noise = jax.random.normal(key_forward, x.shape)
     table = ss.euler_maruyama(sde, ss.log_snr_grid(sde, SAMPLER_STEPS["euler_maruyama"]))
     path = ss.sample(key_reverse, score, table, x.shape, trajectory=True)
-    frames = np.linspace(0, len(path) - 1, FRAMES).round().astype(int)
+    phi = np.arctan2(sde.sigma(table.times), sde.alpha(table.times) * sigma_data)
+    frames = [int(np.abs(phi - target).argmin()) for target in np.linspace(phi[0], phi[-1], FRAMES)]
     times = np.asarray(table.times, np.float32)[frames]
 
     def shown(x: jax.Array, t: float) -> np.ndarray:
@@ -106,6 +108,8 @@ def likelihood(key: jax.Array, config: Config, data: Data, model: Model, score: 
     settings: dict[str, Any] = {
         "divergence": ss.hutchinson(config.likelihood_probes),
         "sigma_data": model.precond.sigma_data,
+        "rtol": TOLERANCE,
+        "atol": TOLERANCE,
     }
     dims = int(np.prod(data.event_shape))
     started = time.monotonic()

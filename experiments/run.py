@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import resource
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -38,7 +39,7 @@ def environment(config: Config) -> dict[str, Any]:
     """Versions, machine, command and seed: what a reader needs to repeat the run."""
     device = jax.devices()[0]
     return {
-        "command": "python -m experiments.run " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
         "seed": config.seed,
         "versions": {"scoresde": ss.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),

@@ -16,7 +16,14 @@ from jax.tree_util import Partial
 import scoresde as ss
 from experiments.data import Data, InputError
 
-SDES = {"vp": ss.VP, "subvp": ss.SubVP, "ve": ss.VE, "cosine": ss.Cosine, "flow": ss.RectifiedFlow}
+# Data have unit standard deviation here; sigma_min = 1e-3 lets VE resolve them as finely as the others do at their t_min.
+SDES: dict[str, Callable[[], ss.SDE]] = {
+    "vp": ss.VP,
+    "subvp": ss.SubVP,
+    "ve": partial(ss.VE, sigma_min=1e-3),
+    "cosine": ss.Cosine,
+    "flow": ss.RectifiedFlow,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +42,16 @@ class Preset:
 
 
 PRESETS = {
-    "digits": Preset("mlp", 8000, 128, 1e-3, 1e-2, 512, 4, 0.3, 0.999),
-    "points": Preset("mlp", 10000, 256, 1e-3, 0.0, 128, 4, 0.0, 0.999),  # two-dimensional and tabular data
-    "images": Preset("unet", 10000, 64, 5e-4, 1e-3, 32, 2, 0.1, 0.999),
+    "digits": Preset("mlp", 6000, 128, 1e-3, 0.05, 512, 3, 0.35, 0.999),
+    "points": Preset("mlp", 8000, 512, 2e-3, 0.0, 128, 3, 0.0, 0.999),  # two-dimensional and tabular data
+    "images": Preset("unet", 10000, 64, 5e-4, 0.01, 32, 2, 0.1, 0.999),
 }
+
+# Noise levels of training: log(sigma/(alpha sigma_data)) ~ N(P_MEAN, P_STD^2), unit weight on the network's output.
+P_MEAN, P_STD = -1.0, 1.6
+
+# The network also sees its input through waves of these lengths, in levels, so that it can resolve the bins of levels.
+WAVE_LENGTHS = (32, 16, 8, 4, 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +61,7 @@ class Config:
     sde: Annotated[str, tyro.conf.arg(metavar="{vp,subvp,ve,cosine,flow}")] = "vp"
     """The forward process."""
     data: str = "digits"
-    """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz:, npy:, images:, csv: + path."""
+    """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz: npy: images: csv: PATH."""
     data_dir: Path | None = None
     """Where the files of mnist, fashion-mnist and cifar10 are; without it they are downloaded and checked."""
     network: Annotated[str | None, tyro.conf.arg(metavar="{mlp,unet}")] = None
@@ -128,12 +141,20 @@ class Config:
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
 
-def _mlp(config: Any, event_shape: tuple[int, ...], key: jax.Array) -> Any:
-    return ss.nn.ResidualMLP(event_shape, width=config.width, depth=config.depth, dropout=config.dropout, key=key)
+def _mlp(config: Any, data: Data, key: jax.Array) -> Any:
+    waves = () if data.bin_width is None else [data.sigma_data / (data.bin_width * n) for n in WAVE_LENGTHS]
+    return ss.nn.ResidualMLP(
+        data.event_shape,
+        width=config.width,
+        depth=config.depth,
+        dropout=config.dropout,
+        input_frequencies=waves,
+        key=key,
+    )
 
 
-def _unet(config: Any, event_shape: tuple[int, ...], key: jax.Array) -> Any:
-    return ss.nn.UNet(event_shape, channels=config.width, blocks=config.depth, dropout=config.dropout, key=key)
+def _unet(config: Any, data: Data, key: jax.Array) -> Any:
+    return ss.nn.UNet(data.event_shape, channels=config.width, blocks=config.depth, dropout=config.dropout, key=key)
 
 
 NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}
@@ -159,20 +180,20 @@ def build(config: Config, data: Data) -> Model:
     """The model of a resolved configuration."""
     sde = SDES[config.sde]()
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
-    apply, params = ss.nn.functional(NETWORKS[str(config.network)](config, data.event_shape, key_init))
+    apply, params = ss.nn.functional(NETWORKS[str(config.network)](config, data, key_init))
     precond = ss.Preconditioner(sde, data.sigma_data)
 
     def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
         key_noise, key_dropout, key_loss = jax.random.split(key, 3)
         x = data.to_model(batch, jax.random.uniform(key_noise, batch.shape))
         score = precond.score(partial(apply, params, key=key_dropout))
-        return ss.denoising_score_matching(
-            key_loss, sde, score, x, weight=precond.karras_weight(), times=ss.log_normal()
-        )
+        return ss.denoising_score_matching(key_loss, sde, score, x, weight=weight, times=times)
 
+    weight, times = precond.karras_weight(P_MEAN, P_STD), ss.log_normal(P_MEAN, P_STD)
     steps = int(config.steps or 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
-    optimizer = optax.adamw(schedule, b2=0.99, weight_decay=config.weight_decay or 0.0)
+    matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
+    optimizer = optax.adamw(schedule, b2=0.99, weight_decay=config.weight_decay or 0.0, mask=matrices)
     trainer = ss.Trainer(loss, optimizer, ema_decay=config.ema_decay or 0.0)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters)

@@ -125,9 +125,9 @@ jax.tree_util.register_static(Preconditioner)
 
 def _network_score(precond: Preconditioner, network: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
     sde, sigma_data = precond.sde, precond.sigma_data
-    t = jnp.broadcast_to(t, x.shape[:1])
+    t = jnp.asarray(t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     p, q = precond.prediction(alpha, sigma, sigma_data)
     u = x / expand(_radius(alpha, sigma, sigma_data), x)
-    c = -0.5 * sde.log_snr(t) - math.log(sigma_data)
+    c = jnp.broadcast_to(-0.5 * sde.log_snr(t) - math.log(sigma_data), x.shape[:1])
     return -(expand(p, x) * u + expand(q, x) * network(u, c)) / expand(sigma, x)
