@@ -1,0 +1,1 @@
+"""Notebooks: each is a plain Python source in percent format, from which ``build`` makes the ``.ipynb`` beside it."""

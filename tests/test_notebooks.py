@@ -1,0 +1,160 @@
+"""The notebooks: made from their sources, readable as notebooks, and every cell runs and says the truth."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from experiments.notebooks import build
+
+SOURCES = build.sources()
+QUICKSTART = build.FOLDER / "quickstart.py"
+ROOT = Path(__file__).parents[1]
+
+# Runs the code cells of a notebook's JSON as a kernel would, in one namespace, then prints the facts to be checked.
+KERNEL = """
+import json, sys
+names = {"__name__": "__main__"}
+for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
+    if cell["cell_type"] == "code":
+        exec(compile("".join(cell["source"]), "cell " + cell["id"], "exec"), names)
+facts = {k: float(names[k]) for k in sys.argv[2].split(",")}
+facts["ablation"] = [[*key, *value] for key, value in names["ablation"].items()]
+facts["figures"] = len(names["plt"].get_fignums())
+print(json.dumps(facts))
+"""
+FACTS = "exact_mean,model_mean,model_error,kl,kl_error,bits_mean,bits_error,floor,floor_error"
+
+
+def code_cells(path: Path) -> list[str]:
+    return [text for kind, text in build.cells(path) if kind == "code"]
+
+
+def test_the_quickstart_is_a_source():
+    assert QUICKSTART in SOURCES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_the_committed_notebook_is_what_its_source_makes(path):
+    committed = path.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert committed == build.notebook(path), "run python -m experiments.notebooks.build"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_the_notebook_has_the_fields_of_its_format(path):
+    made = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    assert (made["nbformat"], made["nbformat_minor"]) == (4, 5)
+    assert made["metadata"]["kernelspec"]["name"] == "python3"
+    assert made["metadata"]["colab"]["name"] == path.with_suffix(".ipynb").name
+    ids = [cell["id"] for cell in made["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in ids)
+    for cell in made["cells"]:
+        expected = {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            expected |= {"execution_count", "outputs"}
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+        assert set(cell) == expected
+        assert "".join(cell["source"]).strip()
+    assert {cell["cell_type"] for cell in made["cells"]} == {"code", "markdown"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_the_cells_hold_every_line_of_the_source(path):
+    """Nothing of the source after its first marker is lost on the way: read back, the notebook is the source."""
+    made = json.loads(build.notebook(path))
+    lines = []
+    for cell in made["cells"]:
+        text = "".join(cell["source"]).split("\n")
+        code = cell["cell_type"] == "code"
+        lines += ["# %%", *text] if code else ["# %% [markdown]", *(f"# {line}".rstrip() for line in text)]
+    source = path.read_text(encoding="utf-8")
+    source = source[source.index("# %%") :]
+    assert [line for line in lines if line] == [line for line in source.split("\n") if line]
+
+
+def test_an_edited_cell_leaves_the_ids_of_the_others_alone(tmp_path):
+    path = tmp_path / "some.py"
+
+    def ids(source: str) -> list[str]:
+        path.write_text(source)
+        return [cell["id"] for cell in json.loads(build.notebook(path))["cells"]]
+
+    before = ids("# %% [markdown]\n# # Title\n\n# %%\nx = 1\n\n# %%\nx = 1\n")
+    after = ids("# %% [markdown]\n# # Another title\n\n# %%\nx = 1\n\n# %%\nx = 1\n")
+    assert before[1:] == after[1:] and before[0] != after[0] and len(set(before)) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("# %% [markdown]\nx = 1\n", r"some.py:2: a line of markdown must begin with '# '"),
+        ("# %% [raw]\nx = 1\n", r"some.py:1: a cell must open with '# %%' or '# %% \[markdown\]'"),
+    ],
+)
+def test_a_source_that_cannot_be_a_notebook_is_refused(tmp_path, source, message):
+    path = tmp_path / "some.py"
+    path.write_text(source)
+    with pytest.raises(ValueError, match=message):
+        build.cells(path)
+
+
+def run_first_cell(monkeypatch) -> list[tuple[list[str], dict]]:
+    """The commands that the first code cell would run; nothing is run."""
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: commands.append((command, options)))
+    exec(compile(code_cells(QUICKSTART)[0], "first cell", "exec"), {"__name__": "__main__"})
+    return commands
+
+
+def test_in_colab_the_first_cell_installs_beside_its_jax(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    ((command, options),) = run_first_cell(monkeypatch)
+    assert command[:6] == [sys.executable, "-m", "pip", "install", "-q", "-c"]
+    assert command[7:] == ["scoresde[experiments]"]
+    pinned = Path(command[6]).read_text().split()
+    assert pinned == [f"jax=={version('jax')}", f"jaxlib=={version('jaxlib')}"]
+    assert options == {"check": True}  # a failed installation stops the notebook where it failed
+
+
+def test_outside_colab_the_first_cell_installs_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", None)  # not importable
+    assert run_first_cell(monkeypatch) == []
+
+
+def test_every_cell_runs_and_the_numbers_are_true(tmp_path):
+    environment = os.environ | {
+        "SCORESDE_BUDGET": "smoke",
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
+    command = [sys.executable, "-c", KERNEL, str(QUICKSTART.with_suffix(".ipynb")), FACTS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["figures"] == 6
+    assert list(tmp_path.iterdir()) == []  # the notebook leaves no files behind
+
+    # The density of the model is a density: on exact samples it cannot beat the exact one by more than its error.
+    assert facts["kl"] > -4 * facts["kl_error"]
+    assert facts["kl"] == pytest.approx(facts["exact_mean"] - facts["model_mean"], abs=1e-4)
+    assert facts["kl"] < 0.7  # untrained it is above 1
+    assert 1.5 < facts["bits_mean"] < 4.0 and 0 < facts["bits_error"] < 0.2  # 17 levels alone: log2 17 = 4.09
+
+    ablation = {(sde, solver): (mean, error) for sde, solver, mean, error in facts["ablation"]}
+    sdes, solvers = ("VP", "sub-VP", "VE", "cosine", "flow"), ("euler_maruyama", "predictor_corrector", "ddim")
+    assert set(ablation) == {(sde, solver) for sde in sdes for solver in solvers}
+    assert all(0 < error < mean < 0.2 for mean, error in ablation.values())
+    for sde in sdes:  # the claims of the text that a few seeds can decide
+        assert abs(ablation[sde, "euler_maruyama"][0] - facts["floor"]) < 0.05
+        mean, error = ablation[sde, "predictor_corrector"]
+        assert mean - 2 * error > ablation[sde, "euler_maruyama"][0]
+    for solver in ("predictor_corrector", "ddim"):
+        assert min(sdes, key=lambda sde: ablation[sde, solver][0]) == "VE"
