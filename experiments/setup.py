@@ -16,8 +16,8 @@ from jax.tree_util import Partial
 import scoresde as ss
 from experiments.data import Data, InputError
 
-# Data have unit standard deviation here; sigma_min = 1e-3 lets VE resolve them as finely as the others do at their t_min.
-SDES: dict[str, Callable[[], ss.SDE]] = {
+# Data have unit standard deviation here; with sigma_min = 1e-3 VE resolves them as finely as the others at their t_min.
+SDES: dict[str, Any] = {
     "vp": ss.VP,
     "subvp": ss.SubVP,
     "ve": partial(ss.VE, sigma_min=1e-3),

@@ -84,8 +84,10 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
 def _spec(name: str, leaf: Any) -> tuple[list[int], str]:
     """Shape and dtype of an array, a ShapeDtypeStruct or a Python number."""
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct, *_SCALARS)):
-        raise ValueError(f"checkpoint leaf {name} is a {type(leaf).__name__}, expected an array or a number; "
-                         "put text and settings into the metadata")
+        raise ValueError(
+            f"checkpoint leaf {name} is a {type(leaf).__name__}, expected an array or a number; "
+            "put text and settings into the metadata"
+        )
     like = np.asarray(leaf) if isinstance(leaf, _SCALARS) else leaf
     if not (like.dtype == bool or any(jnp.issubdtype(like.dtype, k) for k in (np.number, jax.dtypes.prng_key))):
         raise ValueError(f"checkpoint leaf {name} has dtype {like.dtype}, expected numbers or PRNG keys")

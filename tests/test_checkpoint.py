@@ -48,8 +48,9 @@ def assert_same(got, expected):
 def run(code, *args, check=True):
     root = str(Path(__file__).parents[1])
     env = os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], env=env, capture_output=True, text=True,
-                          check=check, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], env=env, capture_output=True, text=True, check=check, timeout=120
+    )
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -65,8 +66,19 @@ def test_round_trip(tmp_path, abstract):
     np.testing.assert_array_equal(jax.random.normal(got["key"], (3,)), jax.random.normal(tree["key"], (3,)))
 
 
-DTYPES = ["bool", "int4", "int8", "uint16", "int32", "uint32", "float16", "bfloat16", "float32", "float8_e4m3fn",
-          "complex64"]
+DTYPES = [
+    "bool",
+    "int4",
+    "int8",
+    "uint16",
+    "int32",
+    "uint32",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float8_e4m3fn",
+    "complex64",
+]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7, 3), (0, 2)])
@@ -265,14 +277,20 @@ def without(tree, name):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s | {"params": {"w": jnp.zeros((4, 5)), "b": s["params"]["b"]}},
-         r"leaf \['params'\]\['w'\]: float32\[4, 3\] where the target has \['params'\]\['w'\]: float32\[4, 5\]"),
-        (lambda s: s | {"params": {"w": s["params"]["w"], "b": jnp.zeros(3)}},
-         r"\['params'\]\['b'\]: bfloat16\[3\] where the target has \['params'\]\['b'\]: float32\[3\]"),
+        (
+            lambda s: s | {"params": {"w": jnp.zeros((4, 5)), "b": s["params"]["b"]}},
+            r"leaf \['params'\]\['w'\]: float32\[4, 3\] where the target has \['params'\]\['w'\]: float32\[4, 5\]",
+        ),
+        (
+            lambda s: s | {"params": {"w": s["params"]["w"], "b": jnp.zeros(3)}},
+            r"\['params'\]\['b'\]: bfloat16\[3\] where the target has \['params'\]\['b'\]: float32\[3\]",
+        ),
         (lambda s: s | {"key": jnp.zeros(2, jnp.uint32)}, r"\['key'\]: key<fry>\[\] where .* uint32\[2\]"),
         (lambda s: s | {"key": jax.random.key(0, impl="rbg")}, r"key<fry>\[\] where the target has .*key<rbg>\[\]"),
-        (lambda s: s | {"opt": (s["opt"][0]._replace(nu=jnp.zeros(5)), s["opt"][1])},
-         r"\['opt'\]\[1\]: int32\[\] where the target has \['opt'\]\[0\].nu"),
+        (
+            lambda s: s | {"opt": (s["opt"][0]._replace(nu=jnp.zeros(5)), s["opt"][1])},
+            r"\['opt'\]\[1\]: int32\[\] where the target has \['opt'\]\[0\].nu",
+        ),
         (lambda s: without(s, "params"), r"has 5 leaves, the target 3: only the checkpoint has \['params'\]\['b'\]"),
         (lambda s: s | {"z": jnp.zeros(1)}, r"has 5 leaves, the target 6: only the target has \['z'\]"),
         (lambda s: s | {"key": "text"}, r"leaf \['key'\] is a str, expected an array"),

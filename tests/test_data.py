@@ -195,7 +195,8 @@ def test_the_real_idx_sets(name, mean, std):
     assert data.train.mean() / 255 == pytest.approx(mean, abs=1e-4)
     assert data.train.std() / 255 == pytest.approx(std, abs=1e-4)
     assert data.held_out_labels is not None and data.held_out_labels[:4].tolist() == (
-        [7, 2, 1, 0] if name == "mnist" else [9, 2, 1, 1])
+        [7, 2, 1, 0] if name == "mnist" else [9, 2, 1, 1]
+    )
     for file, digest in archives.SHA256[name].items():
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest
 
@@ -436,8 +437,17 @@ def test_array_mistakes(tmp_path, values, words):
 TABLE = "a,b\n" + "".join(f"{i + 0.5},{i * i}\n" for i in range(20))
 
 
-@pytest.mark.parametrize("text", [TABLE, TABLE[4:], TABLE.replace(",", ";"), TABLE.replace(",", "\t"),
-                                  "\ufeff" + TABLE.replace("\n", "\r\n"), TABLE.replace("\n", "\n\n")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE,
+        TABLE[4:],
+        TABLE.replace(",", ";"),
+        TABLE.replace(",", "\t"),
+        "\ufeff" + TABLE.replace("\n", "\r\n"),
+        TABLE.replace("\n", "\n\n"),
+    ],
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_tables(tmp_path, text, packed):
     file = tmp_path / ("t.csv.gz" if packed else "t.csv")

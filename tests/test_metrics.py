@@ -22,7 +22,9 @@ def mmd_loops(x, y, bandwidths):
     def mean(a, b, distinct):
         values = [
             np.mean([np.exp(-np.sum((p - q) ** 2) / (2 * h**2)) for h in bandwidths])
-            for i, p in enumerate(a) for j, q in enumerate(b) if not (distinct and i == j)
+            for i, p in enumerate(a)
+            for j, q in enumerate(b)
+            if not (distinct and i == j)
         ]
         return np.mean(values)
 
