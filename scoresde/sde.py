@@ -200,6 +200,7 @@ def normal_per_example(keys: jax.Array, event_shape: tuple[int, ...], dtype: Any
     return jax.vmap(lambda key: jax.random.normal(key, event_shape, dtype))(keys)
 
 
+@jax.jit
 def _bisect(sde: SDE, log_snr: jax.Array, low: float, high: float) -> jax.Array:
     """The time in [low, high] at which the decreasing function ``sde.log_snr`` takes the value ``log_snr``."""
 

@@ -25,10 +25,11 @@ def ddim(sde: SDE, grid: ArrayLike, eta: float = 0.0) -> Table:
         raise ValueError(f"eta must be at least 0, got {eta!r}")
     alpha_t, alpha_s = nodes.alpha[:-1], nodes.alpha[1:]
     sigma_t, sigma_s = nodes.sigma[:-1], nodes.sigma[1:]
-    share = -(eta**2) * np.expm1(-np.diff(nodes.log_snr))  # v / sigma_s^2
-    if np.any(share > 1):
-        limit = float(np.sqrt(eta**2 / share.max()))
+    fresh = -np.expm1(-np.diff(nodes.log_snr))
+    limit = float(1 / np.sqrt(fresh.max()))
+    if eta > limit:
         raise ValueError(f"eta must be at most {limit:.4g} on this grid, got {eta!r}")
+    share = np.minimum(eta**2 * fresh, 1)  # v / sigma_s^2
     a = sigma_s * np.sqrt(1 - share) / sigma_t
     s = sigma_s * np.sqrt(share)
     return single_step(nodes, a=a, A=alpha_s - alpha_t * a, s=s, c=1 / alpha_t, d=sigma_t**2 / alpha_t)

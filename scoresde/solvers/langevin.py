@@ -40,9 +40,9 @@ def predictor_corrector(
     Raises:
         ValueError: an argument is out of range, or the predictor takes several evaluations a step.
     """
-    if not snr > 0:
-        raise ValueError(f"snr must be positive, got {snr!r}")
-    if corrector_steps < 0 or corrector_steps != int(corrector_steps):
+    if not 0 < snr < np.inf:
+        raise ValueError(f"snr must be positive and finite, got {snr!r}")
+    if not isinstance(corrector_steps, int | np.integer) or corrector_steps < 0:
         raise ValueError(f"corrector_steps must be a whole number of at least 0, got {corrector_steps!r}")
     nodes, table = Nodes.of(sde, grid), predictor(sde, grid)
     if table.num_evals != len(nodes.t) - 1 or table.commit.A.shape[1] != 1 or np.any(table.look.B):
