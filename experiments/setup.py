@@ -141,20 +141,28 @@ class Config:
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
 
+def _waves(data: Data) -> dict[str, Any]:
+    if data.bin_width is None:
+        return {}
+    level = data.bin_width / data.sigma_data
+    return {"input_frequencies": [1 / (level * n) for n in WAVE_LENGTHS], "input_offset": data.shift * level}
+
+
 def _mlp(config: Any, data: Data, key: jax.Array) -> Any:
-    waves = () if data.bin_width is None else [data.sigma_data / (data.bin_width * n) for n in WAVE_LENGTHS]
     return ss.nn.ResidualMLP(
         data.event_shape,
         width=config.width,
         depth=config.depth,
         dropout=config.dropout,
-        input_frequencies=waves,
         key=key,
+        **_waves(data),
     )
 
 
 def _unet(config: Any, data: Data, key: jax.Array) -> Any:
-    return ss.nn.UNet(data.event_shape, channels=config.width, blocks=config.depth, dropout=config.dropout, key=key)
+    return ss.nn.UNet(
+        data.event_shape, channels=config.width, blocks=config.depth, dropout=config.dropout, key=key, **_waves(data)
+    )
 
 
 NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}

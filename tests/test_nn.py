@@ -65,14 +65,25 @@ def test_positional_is_the_transformers():
     np.testing.assert_allclose(nn.positional(jnp.array(c), 2 * half, **periods), expected, atol=1e-5)
 
 
-def test_input_waves_are_the_mean_waves_of_the_clean_signal():
-    x_0, phi, f = 0.7, 0.3, (0.4, 1.1)
-    eps = np.random.default_rng(0).standard_normal(400_000)
-    mean = np.mean(np.exp(2j * np.pi * np.outer(f, np.cos(phi) * x_0 + np.sin(phi) * eps)), axis=1)
-    clean = jnp.array([[math.cos(phi) * x_0]])
-    features = nn.input_waves(clean, jnp.log(jnp.tan(jnp.array([phi]))), f)
-    expected = [math.cos(phi) * x_0, mean[0].imag, mean[0].real, mean[1].imag, mean[1].real]
-    np.testing.assert_allclose(features[0, 0], expected, atol=6e-3)
+def test_input_waves_are_unbiased_up_to_their_squared_damping():
+    x_0, phi, f = 0.7, 0.2, (0.4, 1.1)
+    eps = np.random.default_rng(0).standard_normal(400_000).astype(np.float32)
+    x = math.cos(phi) * x_0 + math.sin(phi) * eps
+    features = nn.input_waves(jnp.asarray(x), jnp.full(eps.shape, math.log(math.tan(phi))), f)
+    np.testing.assert_array_equal(features[:, 0], x)
+    expected = [
+        math.exp(-4 * (math.pi * g * math.tan(phi)) ** 2) * wave(2 * math.pi * g * x_0)
+        for g in f
+        for wave in (math.sin, math.cos)
+    ]
+    np.testing.assert_allclose(np.mean(features[:, 1:], axis=0), expected, atol=4 / math.sqrt(len(eps)))
+
+
+def test_input_waves_vanish_with_their_derivatives_where_all_is_noise():
+    c = jnp.array([5.0, 8.0])
+    features, tangents = jax.jvp(lambda x: nn.input_waves(x, c, (0.5, 4.0)), (jnp.ones((2, 3)),), (jnp.ones((2, 3)),))
+    np.testing.assert_array_equal(features[..., 1:], 0)
+    np.testing.assert_array_equal(tangents[..., 1:], 0)
 
 
 @pytest.mark.parametrize("embedding", [nn.gaussian_fourier, nn.positional])

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 Params = dict[str, Any]
 """A nested plain dict of arrays with string keys."""
@@ -83,6 +84,16 @@ def positive(owner: object, name: str, values: Sequence[float]) -> tuple[float, 
     if not all(0 < value < math.inf for value in values):
         raise ValueError(f"{type(owner).__name__}: {name} must be positive and finite, got {values!r}")
     return tuple(map(float, values))
+
+
+def constant(owner: object, name: str, value: ArrayLike, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """``value`` broadcast to ``shape`` as flat numbers (a program's constant, not a parameter), or a ValueError."""
+    array = np.asarray(value, np.float64)
+    if array.shape not in ((), shape) or not np.all(np.isfinite(array)):
+        raise ValueError(
+            f"{type(owner).__name__}: {name} must be finite, a scalar or of shape {shape}, got {array.shape}"
+        )
+    return tuple(np.broadcast_to(array, shape).ravel().tolist())
 
 
 def check_input(owner: object, event_shape: tuple[int, ...], x: jax.Array, c: jax.Array) -> None:

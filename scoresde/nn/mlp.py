@@ -16,10 +16,24 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, check_input, dropout, fraction, linear, modulate, positive, size, split, whole
+from scoresde.nn.layers import (
+    Embedding,
+    check_input,
+    constant,
+    dropout,
+    fraction,
+    linear,
+    modulate,
+    positive,
+    size,
+    split,
+    whole,
+)
 
 
 class ResidualMLP(nnx.Module):
@@ -31,6 +45,7 @@ class ResidualMLP(nnx.Module):
         depth: number of residual blocks.
         dropout: rate inside the blocks, in [0, 1), active where the call is given a key.
         input_frequencies: frequencies of ``input_waves`` by which the network also sees its input; none by default.
+        input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         key: random key of the initial parameters.
@@ -47,6 +62,7 @@ class ResidualMLP(nnx.Module):
         depth: int = 3,
         dropout: float = 0.0,
         input_frequencies: Sequence[float] = (),
+        input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
         key: jax.Array,
@@ -57,6 +73,7 @@ class ResidualMLP(nnx.Module):
         rngs = nnx.Rngs(key)
         self.embedding = Embedding(embedding, features, 2 * features, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
+        self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         self.input = linear(dim * (1 + 2 * len(self.input_frequencies)), width, rngs=rngs)
         rate = fraction(self, "dropout", dropout)
         self.blocks = nnx.List([_Block(width, 2 * features, rate, rngs=rngs) for _ in range(depth)])
@@ -66,7 +83,7 @@ class ResidualMLP(nnx.Module):
     def __call__(self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         check_input(self, self.event_shape, x, c)
         e = self.embedding(c)
-        waves = input_waves(x, c, self.input_frequencies)
+        waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
         h = self.input(waves.reshape(x.shape[0], size(waves.shape[1:])))
         for block, block_key in zip(self.blocks, split(key, len(self.blocks)), strict=True):
             h = block(h, e, key=block_key)

@@ -17,12 +17,15 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
 from scoresde.nn.layers import (
     Embedding,
     check_input,
+    constant,
     conv,
     dropout,
     fraction,
@@ -47,6 +50,7 @@ class UNet(nnx.Module):
         heads: attention heads; must divide the channels of those levels.
         dropout: rate inside the residual blocks, in [0, 1), active where the call is given a key.
         input_frequencies: frequencies of ``input_waves`` by which the network also sees its input; none by default.
+        input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         key: random key of the initial parameters.
@@ -66,6 +70,7 @@ class UNet(nnx.Module):
         heads: int = 1,
         dropout: float = 0.0,
         input_frequencies: Sequence[float] = (),
+        input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
         key: jax.Array,
@@ -88,6 +93,7 @@ class UNet(nnx.Module):
         depth = range(len(widths))
         self.embedding = Embedding(embedding, features, e, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
+        self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         inputs = self.event_shape[-1] * (1 + 2 * len(self.input_frequencies))
         self.input = conv(dims, inputs, channels, rngs=rngs)
         below = [channels, *widths[:-1]]
@@ -119,7 +125,7 @@ class UNet(nnx.Module):
         check_input(self, self.event_shape, x, c)
         count = sum(len(level) for level in (*self.down, *self.up)) + len(self.middle)
         keys = iter(split(key, count))
-        waves = input_waves(x, c, self.input_frequencies)
+        waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
         e, h, skips = self.embedding(c), self.input(waves.reshape(*x.shape[:-1], -1)), []
         for i, level in enumerate(self.down):
             for block in level:

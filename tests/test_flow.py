@@ -1,0 +1,238 @@
+"""The probability flow against closed forms, in both directions, and its bookkeeping against counted calls."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family import SDES, VE, VP, float64, name, ring, shifted, textbook, two_modes
+
+from scoresde import Cosine, probability_flow
+
+KEY = jax.random.key(7)
+
+
+def flow_map(sde, mixture, x, start, end):
+    """Gaussian data: x_end = alpha_end m + (std_end/std_start)(x_start - alpha_start m)."""
+    m, s = np.asarray(mixture.means, np.float64), np.asarray(mixture.stds, np.float64)
+    alpha, variance, _, _ = textbook(sde, np.array([start, end]))
+    std = np.sqrt(alpha**2 * s**2 + variance)
+    return alpha[1] * m + std[1] / std[0] * (x - alpha[0] * m)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_gaussian_flow_map_in_closed_form_both_ways(x64, sde):
+    mixture = shifted()
+    noise = 2 * np.random.default_rng(0).normal(size=(5, 2))
+    inner = sde.t_min + 0.3 * (sde.t_max - sde.t_min)
+    for start, end in ((sde.t_max, sde.t_min), (sde.t_min, sde.t_max), (inner, sde.t_max), (sde.t_max, inner)):
+        x = noise * float(sde.sigma(start)) + float(sde.alpha(start)) * 1.5
+        flow = probability_flow(sde, mixture.score(sde), x, start, end, rtol=1e-9, atol=1e-9, max_steps=4000)
+        np.testing.assert_allclose(flow.x, flow_map(sde, mixture, x, start, end), rtol=3e-7, atol=1e-7)
+        assert np.all(flow.success) and flow.message == ""
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_float32_at_the_default_tolerance(sde):
+    """In units of the marginal's std the error stays near the tolerance although every number is float32."""
+    mixture = shifted()
+    x = np.asarray(mixture.sample(KEY, 64))
+    there = probability_flow(sde, mixture.score(sde), x, sde.t_min, sde.t_max)
+    assert there.x.dtype == jnp.float32
+    exact = flow_map(sde, mixture, x.astype("f8"), sde.t_min, sde.t_max)
+    scale = np.sqrt(textbook(sde, sde.t_max)[1])
+    assert np.max(np.abs(there.x - exact)) / scale < 1e-4
+    back = probability_flow(sde, mixture.score(sde), exact.astype("f4"), sde.t_max, sde.t_min)
+    assert np.max(np.abs(back.x - x)) < 3e-4
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_a_mixture_goes_there_and_back(x64, sde):
+    mixture = two_modes()
+    x = np.asarray(mixture.marginal(sde, sde.t_min).sample(KEY, 32))
+    settings = {"rtol": 1e-8, "atol": 1e-8, "max_steps": 4000}
+    latent = probability_flow(sde, mixture.score(sde), x, sde.t_min, sde.t_max, **settings)
+    back = probability_flow(sde, mixture.score(sde), latent.x, sde.t_max, sde.t_min, **settings)
+    np.testing.assert_allclose(back.x, x, atol=3e-6)
+
+
+def test_latents_of_a_mixture_are_the_marginal_at_the_noise_end(x64):
+    """In one dimension the flow keeps quantiles: the CDF at t_max of the latent is the CDF at t_min of the point."""
+    from scipy.stats import norm
+
+    from scoresde import GaussianMixture
+
+    mixture = GaussianMixture([[-1.2], [1.0]], [0.3, 0.4], [0.35, 0.65])
+    for sde in SDES:
+        x = np.linspace(-2, 2, 9)[:, None]
+        flow = probability_flow(sde, mixture.score(sde), x, sde.t_min, sde.t_max, rtol=1e-8, atol=1e-8, max_steps=4000)
+        quantiles = []
+        for t, state in ((sde.t_min, x), (sde.t_max, np.asarray(flow.x))):
+            alpha, variance, _, _ = textbook(sde, t)
+            stds = np.sqrt(alpha**2 * np.array([0.3, 0.4]) ** 2 + variance)
+            quantiles.append(norm.cdf((state - alpha * np.array([-1.2, 1.0])) / stds) @ np.array([0.35, 0.65]))
+        np.testing.assert_allclose(quantiles[1], quantiles[0], atol=2e-6)
+
+
+def test_joint_and_per_example_solves_agree_and_joint_takes_one_sequence(x64):
+    sde, mixture = Cosine(), two_modes()
+    x = np.asarray(sde.prior_sample(KEY, (6, 2)))
+    alone = probability_flow(sde, mixture.score(sde), x, sde.t_max, sde.t_min, rtol=1e-8, atol=1e-8)
+    joint = probability_flow(sde, mixture.score(sde), x, sde.t_max, sde.t_min, rtol=1e-8, atol=1e-8, joint=True)
+    np.testing.assert_allclose(joint.x, alone.x, atol=1e-6)
+    assert len(set(joint.num_evals.tolist())) == 1 and len(set(alone.num_evals.tolist())) > 1
+    assert joint.num_evals[0] >= alone.num_evals.max() - 6  # the worst example sets the pace
+    for i in (0, 3):  # alone, an example does not see its neighbours
+        one = probability_flow(sde, mixture.score(sde), x[i : i + 1], sde.t_max, sde.t_min, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(one.x[0], alone.x[i], rtol=1e-9, atol=1e-11)
+        assert one.num_evals[0] == alone.num_evals[i]
+
+
+CALLS = []
+
+
+@pytest.mark.parametrize(
+    "solver", [None, diffrax.Dopri5(), diffrax.Heun(), diffrax.Bosh3(), diffrax.Dopri8()], ids=name
+)
+def test_num_evals_counts_the_calls_within_the_interval(solver):
+    sde = VP()
+
+    def score(x, t):
+        jax.debug.callback(lambda t: CALLS.append(float(t)), t)
+        return -x / (0.01 * sde.alpha(t) ** 2 + sde.variance(t))  # std 0.1: some steps are rejected
+
+    CALLS.clear()
+    flow = probability_flow(
+        sde, score, jnp.ones((3, 2)), sde.t_max, sde.t_min, rtol=1e-4, atol=1e-4, solver=solver, joint=True
+    )
+    jax.block_until_ready(flow.x)
+    jax.effects_barrier()
+    assert np.all(flow.num_evals == len(CALLS)), (flow.num_evals, len(CALLS))
+    assert np.all(flow.success)
+    assert min(CALLS) >= np.float32(sde.t_min) and max(CALLS) <= np.float32(sde.t_max)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_the_answer_does_not_depend_on_sigma_data_and_improves_with_the_tolerance(x64, sde):
+    mixture = ring()
+    x = np.asarray(mixture.sample(KEY, 8))
+    score = mixture.score(sde)
+
+    def latent(tolerance, sigma_data):
+        return np.asarray(
+            probability_flow(
+                sde, score, x, sde.t_min, sde.t_max, rtol=tolerance, atol=tolerance, sigma_data=sigma_data
+            ).x
+        )
+
+    exact = latent(1e-11, 0.7)
+    scale = float(sde.sigma(sde.t_max))
+    errors = [np.max(np.abs(latent(tolerance, 0.7) - exact)) / scale for tolerance in (1e-3, 1e-5, 1e-7)]
+    assert errors[0] < 0.3 and errors[1] < errors[0] / 5 and errors[2] < errors[1] / 5 and errors[2] < 1e-5, errors
+    for sigma_data in (0.25, 3.0):
+        np.testing.assert_allclose(latent(1e-9, sigma_data), exact, atol=3e-6 * scale)
+
+
+def test_too_few_steps_is_a_failure_with_a_message_and_no_wrong_number():
+    sde, mixture = VP(), ring()
+    x = mixture.sample(KEY, 4)
+    flow = probability_flow(sde, mixture.score(sde), x, sde.t_min, sde.t_max, max_steps=4)
+    assert not np.any(flow.success) and np.all(np.isnan(flow.x))
+    assert "\n" not in flow.message
+    assert flow.message.startswith("4 of 4 examples (first: 0) stopped at max_steps = 4") and "raise" in flow.message
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_non_finite_score_is_a_failure_of_its_example_alone(bad, joint):
+    sde = VP()
+
+    def score(x, t):
+        return jnp.where(x[:, :1] > 50, bad, -x)
+
+    flow = probability_flow(sde, score, jnp.array([[0.1, 0.2], [1e4, 0.0], [0.3, 0.1]]), 0.9, sde.t_min, joint=joint,
+                            max_steps=200)  # fmt: skip
+    expected = [False] * 3 if joint else [True, False, True]
+    np.testing.assert_array_equal(flow.success, expected)
+    np.testing.assert_array_equal(np.isnan(flow.x).all(1), np.logical_not(expected))
+    assert ("3 of 3" if joint else "1 of 3 examples (first: 1)") in flow.message
+
+
+def test_a_score_that_turns_bad_on_the_way_is_a_failure():
+    sde = VP()
+    flow = probability_flow(sde, lambda x, t: jnp.where(t < 0.3, jnp.nan, -x), jnp.ones((2, 2)), 1.0, sde.t_min,
+                            max_steps=200)  # fmt: skip
+    assert not np.any(flow.success) and np.all(np.isnan(flow.x))
+
+
+def test_no_distance_is_no_change():
+    flow = probability_flow(VP(), lambda x, t: -x, jnp.ones((2, 3)), 0.5, 0.5)
+    np.testing.assert_allclose(flow.x, 1.0, rtol=1e-6)
+    assert np.all(flow.success)
+
+
+def test_one_trace_per_score_and_shape_and_inside_jit():
+    traces = []
+
+    def score(x, t):
+        traces.append(1)
+        return -x
+
+    sde = VE()
+    x = jnp.ones((2, 3))
+    outside = probability_flow(sde, score, x, 1.0, 0.5)
+    count = len(traces)
+    for start, end, rtol in ((0.9, 0.1, 1e-4), (0.1, 1.0, 1e-5), (np.float32(0.5), 0.2, 1e-3)):
+        probability_flow(sde, score, x, start, end, rtol=rtol, solver=diffrax.Tsit5(), sigma_data=0.5)
+    assert len(traces) == count
+    inside = jax.jit(lambda x, t: probability_flow(sde, score, x, t, 0.5))(x, 1.0)
+    np.testing.assert_allclose(inside.x, outside.x, rtol=1e-5)
+    np.testing.assert_array_equal(inside.num_evals, outside.num_evals)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("event", [(), (3,), (2, 2, 1)])
+def test_events_of_any_shape(event, joint):
+    sde = VP()
+    x = jnp.ones((2, *event))
+    flow = probability_flow(sde, lambda x, t: -x, x, 1.0, 0.1, joint=joint)  # the standard normal stays
+    np.testing.assert_allclose(flow.x, x, rtol=1e-4)
+    assert flow.num_evals.shape == flow.success.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"t_start": 1.1}, r"t_start must lie in \[t_min, t_max\] = \[9\.99006e-06, 1\], got 1\.1"),
+        ({"t_end": 0.0}, r"t_end must lie in \[t_min, t_max\] = .*, got 0\.0"),
+        ({"t_end": np.nan}, r"t_end must lie in .*, got nan"),
+        ({"rtol": 0.0}, r"rtol must be positive and finite, got 0\.0"),
+        ({"atol": -1.0}, r"atol must be positive and finite, got -1\.0"),
+        ({"sigma_data": np.inf}, r"sigma_data must be positive and finite, got inf"),
+        ({"max_steps": 0}, r"max_steps must be positive and finite, got 0"),
+        ({"solver": diffrax.Euler()}, r"solver must be an explicit Runge-Kutta method such as diffrax\.Tsit5\(\), got"),
+        ({"solver": "tsit5"}, r"solver must be an explicit Runge-Kutta method"),
+        ({"score": 3.0}, r"score must be a function \(x, t\) -> array like x, got float"),
+        ({"score": lambda x, t: x[:, :1]}, r"score\(x, t\) must return the shape of x, \(1, 3\), got \(1, 1\)"),
+        ({"x": jnp.array(1.0)}, r"x must have shape \(B, \*event\)"),
+    ],
+)
+def test_refusals(settings, message):
+    arguments = {"score": lambda x, t: -x, "x": jnp.ones((2, 3)), "t_start": 1.0, "t_end": VP().t_min} | settings
+    with pytest.raises(ValueError, match="^" + message) as error:
+        probability_flow(VP(), **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_times_rounded_to_float32_are_inside():
+    sde = VP(t_min=0.0123, t_max=0.77)
+    flow = probability_flow(sde, lambda x, t: -x, jnp.ones((1, 1)), np.float32(0.77), np.float32(0.0123))
+    np.testing.assert_allclose(flow.x, 1.0, rtol=1e-4)
+
+
+def test_traced_times_and_x64_states(x64):
+    sde = Cosine()
+    mixture = shifted()
+    x = float64(np.array([[0.3, 0.1]]))
+    got = jax.jit(lambda t: probability_flow(sde, mixture.score(sde), x, t, sde.t_min, rtol=1e-9, atol=1e-9).x)(0.8)
+    np.testing.assert_allclose(got, flow_map(sde, mixture, np.asarray(x), 0.8, sde.t_min), rtol=1e-6)
