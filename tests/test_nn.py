@@ -65,18 +65,14 @@ def test_positional_is_the_transformers():
     np.testing.assert_allclose(nn.positional(jnp.array(c), 2 * half, **periods), expected, atol=1e-5)
 
 
-def test_input_waves_are_unbiased_up_to_their_squared_damping():
-    x_0, phi, f = 0.7, 0.2, (0.4, 1.1)
-    eps = np.random.default_rng(0).standard_normal(400_000).astype(np.float32)
-    x = math.cos(phi) * x_0 + math.sin(phi) * eps
-    features = nn.input_waves(jnp.asarray(x), jnp.full(eps.shape, math.log(math.tan(phi))), f)
-    np.testing.assert_array_equal(features[:, 0], x)
-    expected = [
-        math.exp(-4 * (math.pi * g * math.tan(phi)) ** 2) * wave(2 * math.pi * g * x_0)
-        for g in f
-        for wave in (math.sin, math.cos)
-    ]
-    np.testing.assert_allclose(np.mean(features[:, 1:], axis=0), expected, atol=4 / math.sqrt(len(eps)))
+def test_input_waves_are_damped_as_noise_damps_them_when_it_is_small():
+    x_0, phi, f, offset = 0.7, 0.1, (0.4, 1.5), 0.3
+    eps = np.random.default_rng(0).standard_normal(400_000)
+    clean = math.cos(phi) * x_0
+    mean = np.mean(np.exp(2j * np.pi * np.outer(f, clean + math.sin(phi) * eps + offset)), axis=1)
+    features = nn.input_waves(jnp.array([[clean]]), jnp.array([math.log(math.tan(phi))]), f, offset)
+    expected = [clean, mean[0].imag, mean[0].real, mean[1].imag, mean[1].real]
+    np.testing.assert_allclose(features[0, 0], expected, atol=1e-2)
 
 
 def test_input_waves_vanish_with_their_derivatives_where_all_is_noise():

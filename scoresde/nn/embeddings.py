@@ -2,12 +2,9 @@
 
     e(c) = [cos(2 pi f_1 c), ..., cos(2 pi f_n c), sin(2 pi f_1 c), ..., sin(2 pi f_n c)],
 
-and of every entry of x / cos(phi) = x_0 + tan(phi) eps, where x is the input and tan(phi) = e^c, each damped as noise
-damps it in the mean,
-
-    E exp(2 pi i f (x_0 + tan(phi) eps)) = exp(-2 (pi f tan(phi))^2) exp(2 pi i f x_0),
-
-so that no wave is left where it would carry nothing but noise.
+and of every entry of the input x = cos(phi) x_0 + sin(phi) eps, tan(phi) = e^c, damped by exp(-2 (pi f tan(phi))^2).
+Where phi is small this is how the noise damps them in the mean, E exp(2 pi i f x); where x is mostly noise nothing is
+left of them. (Waves of x / cos(phi), or damped by sin(phi), carry noise there: measurably worse likelihoods.)
 
 ``gaussian_fourier`` takes f distributed as |N(0, scale^2)|, ``positional`` takes them geometric. Frequencies are
 numbers, not parameters: computed where they are used, never trained or stored. The sign of f only flips the sine, so
@@ -76,16 +73,16 @@ def input_waves(x: jax.Array, c: jax.Array, frequencies: Sequence[float], offset
     Args:
         x: (B, *event) scaled input, cos(phi) x_0 + sin(phi) eps.
         c: (B,) noise coordinates log tan(phi).
-        frequencies: n frequencies in cycles per unit of x_0. For data of standard deviation sigma_d in bins of width w,
+        frequencies: n frequencies in cycles per unit of x. For data of standard deviation sigma_d in bins of width w,
             (sigma_d / w) (1/32, 1/16, 1/8, 1/4, 1/2, 1) goes from 32 bins a cycle to one.
         offset: what was subtracted from the data, in the units of x_0: a scalar or (*event,). It aligns the phases of
-            all entries with the bins, without which the edges are much harder to learn.
+            all entries with the bins; a small gain (0.003 bits/dim on digits).
 
     Returns:
         (B, *event, 1 + 2n): x, then for each frequency its sine and cosine.
     """
     variance = jnp.exp(2 * c.reshape(c.shape + (1,) * (x.ndim - c.ndim)))
-    y, features = x * jnp.sqrt(1 + variance) + jnp.broadcast_to(jnp.asarray(offset, x.dtype), x.shape), [x]
+    y, features = x + jnp.broadcast_to(jnp.asarray(offset, x.dtype), x.shape), [x]
     for f in frequencies:
         damping = jnp.exp(-2 * (math.pi * f) ** 2 * variance)
         features += [damping * jnp.sin(2 * math.pi * f * y), damping * jnp.cos(2 * math.pi * f * y)]
