@@ -26,9 +26,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.gaussian import Score
+from scoresde.score import Score, as_partial, check_score
 from scoresde.sde import SDE, is_concrete
-from scoresde.solvers.table import as_partial, check_score
 
 FIRST_STEP = 0.02  # of an angle of at most pi/2; the controller takes over from there
 

@@ -8,16 +8,14 @@ This is the oracle against which samplers, likelihoods and losses are tested, an
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.score import Score
 from scoresde.sde import SDE, example_keys, expand
-
-Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @jax.tree_util.register_pytree_node_class

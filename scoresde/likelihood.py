@@ -29,9 +29,8 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.flow import Method, angle, failure_message, radius, velocity
-from scoresde.gaussian import Score
+from scoresde.score import Score, as_partial
 from scoresde.sde import SDE, example_keys
-from scoresde.solvers.table import as_partial
 
 VectorField = Callable[[jax.Array], jax.Array]
 

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
-from scoresde.gaussian import Score
+from scoresde.score import Score, check_score
 from scoresde.sde import SDE, expand
-from scoresde.solvers.table import check_score
 
 Weight = Callable[[SDE, jax.Array], jax.Array]
 """(sde, t) -> weight on ||eps_hat - eps||^2 under uniform time."""

@@ -29,7 +29,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.gaussian import Score
+from scoresde.score import Score
 from scoresde.sde import SDE, expand
 
 Coefficients = tuple[jax.Array, jax.Array]

@@ -16,7 +16,6 @@ m = ||z||^2 / ||h_0||^2 of each example, its sum over the history is multiplied 
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,8 +25,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.gaussian import Score
 from scoresde.grids import check_grid
+from scoresde.score import Score, as_partial, check_score
 from scoresde.sde import SDE, example_keys, expand, normal_per_example, on_host
 
 
@@ -156,20 +155,6 @@ def integrate(key: jax.Array, score: Score, table: Table, x: ArrayLike, *, traje
     if x.ndim < 1 or not len(x):
         raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
     return _integrate(key, as_partial(score), _checked(table), x, trajectory)
-
-
-def as_partial(score: Callable[..., Any]) -> Partial:
-    """A score as a pytree: the arrays of a ``jax.tree_util.Partial`` are leaves, any other function is static."""
-    if not callable(score):
-        raise ValueError(f"score must be a function (x, t) -> array like x, got {type(score).__name__}")
-    return score if isinstance(score, Partial) else Partial(score)
-
-
-def check_score(value: jax.Array, x: jax.Array) -> jax.Array:
-    """The value of a score at ``x``, or a ValueError while tracing if its shape is not that of ``x``."""
-    if jnp.shape(value) != x.shape:
-        raise ValueError(f"score(x, t) must return the shape of x, {x.shape}, got {jnp.shape(value)}")
-    return value
 
 
 def _checked(table: Table) -> Table:
