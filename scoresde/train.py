@@ -9,6 +9,7 @@ of the data of the key and the epoch: a restored state continues exactly as if n
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -59,9 +60,9 @@ class Trainer:
             raise ValueError(f"clip must be positive, got {self.clip!r}")
 
     def init(self, key: jax.Array, params: Any) -> State:
-        """The state before the first step; the parameters are copied."""
-        params, ema = jax.tree.map(jnp.array, params), jax.tree.map(jnp.array, params)
-        return State(jnp.array(0, jnp.int32), params, ema, self.optimizer.init(params), key)
+        """The state before the first step; parameters and key are copied."""
+        state = State(jnp.array(0, jnp.int32), params, params, self.optimizer.init(params), key)
+        return jax.tree.map(jnp.copy, state)  # ``run`` donates it: no buffer may be the caller's, or occur twice
 
     def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
         """One step on one batch: the next state and {loss, grad_norm} (the norm before clipping)."""
@@ -85,14 +86,22 @@ class Trainer:
             the state and the metrics of every step, (steps,).
         """
         n = jax.tree.leaves(data)[0].shape[0]
-        epoch = state.step * batch_size // n
+        cycle = n // math.gcd(n, batch_size)  # steps after which batches begin with an epoch again
+
+        def place(step: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """Epoch and position in it of a step's first example; the count of all examples would overflow."""
+            cycles, position = step // cycle, step % cycle * batch_size
+            return cycles * (cycle * batch_size // n) + position // n, position % n
+
+        epoch, _ = place(state.step)
         epochs = epoch + jnp.arange(-(-steps * batch_size // n) + 1)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(state.key, 1)))(epochs)
         orders = jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
 
         def body(state: State, _: None) -> tuple[State, dict[str, jax.Array]]:
-            position = state.step * batch_size + jnp.arange(batch_size)
-            index = orders[position // n - epoch, position % n]
+            current, first = place(state.step)
+            position = first + jnp.arange(batch_size)
+            index = orders[current - epoch + position // n, position % n]
             return self.step(state, jax.tree.map(lambda a: a[index], data))
 
         return jax.lax.scan(body, state, length=steps)
