@@ -73,12 +73,13 @@ def error_of_the_law(sde, table):
 @pytest.mark.parametrize("solver", ORDERS)
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_order_of_convergence_on_a_gaussian(sde, solver):
-    """The law of the result is exact (no samples, no network, float64): its error falls as n^-order."""
+    """The law of the result is exact (no samples, no network, float64): its error falls as n^-order or faster, since
+    on a Gaussian some methods gain an order (DEIS-3 and DPM-Solver-3, and Euler-Maruyama on VE)."""
     make, order = ORDERS[solver]
-    steps = {1: (64, 512), 2: (48, 192), 3: (40, 120), 4: (32, 80)}[order]
+    steps = {1: (64, 512), 2: (64, 256), 3: (128, 384), 4: (192, 480)}[order]
     errors = [error_of_the_law(sde, make(sde, log_snr_grid(sde, n))) for n in steps]
     slope = np.log(errors[0] / errors[1]) / np.log(steps[1] / steps[0])
-    assert errors[1] < 0.02 and abs(slope - order) < 0.12 + 0.15 * (order > 2), (slope, errors)
+    assert errors[1] < 0.02 and slope > order - 0.12, (slope, errors)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -221,7 +222,7 @@ def test_predictor_corrector_is_the_naive_loop(x64, sde, norm_rule):
     grid, snr, batch = karras_grid(sde, 4), 0.16, 3
 
     def score(x, t):
-        return -x / (1 + sde.variance(t)) + jnp.sin(x)
+        return (0.1 * jnp.sin(x) - x) / (1 + sde.variance(t))
 
     x = start = np.asarray(sde.prior_sample(KEY, (batch, 64)), np.float64)
     row = 0

@@ -1,0 +1,243 @@
+"""Training: one step by hand, schedules as used, scanned against single steps bit for bit, epochs, buffers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from scoresde import VP, Preconditioner, Trainer, denoising_score_matching
+from scoresde.train import State
+
+KEY = jax.random.key(19)
+
+
+def params():
+    return {"w": jnp.array([[0.5, -1.0], [2.0, 0.3]]), "deep": {"b": jnp.array([0.1, -0.2])}}
+
+
+def loss(params, key, batch):
+    noise = jax.random.normal(key, batch["x"].shape)
+    return jnp.sum((batch["x"] @ params["w"] + params["deep"]["b"][None] - noise) ** 2, axis=1)
+
+
+def data(n=12):
+    return {"x": jnp.asarray(np.random.default_rng(0).normal(size=(n, 2)), jnp.float32)}
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("clip", [0.7, 1e6, float("inf")])
+def test_a_step_is_the_hand_written_one(clip):
+    """Gradient, clipping by global norm, Adam and the average with its warm-up, in NumPy and optax, for three steps."""
+    trainer = Trainer(loss, optax.adam(0.05), ema_decay=0.2, clip=clip)
+    state, chain = trainer.init(KEY, params()), optax.adam(0.05)
+    p, opt = params(), chain.init(params())
+    average = jax.tree.map(np.asarray, p)
+    step = jax.jit(trainer.step)
+    for n in range(3):
+        batch = {"x": data()["x"][4 * n : 4 * n + 4]}
+        key = jax.random.fold_in(jax.random.fold_in(KEY, 0), n)
+        value, grads = jax.value_and_grad(lambda p, key=key, batch=batch: jnp.mean(loss(p, key, batch)))(p)
+        norm = np.sqrt(sum(np.sum(np.asarray(g, np.float64) ** 2) for g in jax.tree.leaves(grads)))
+        grads = jax.tree.map(lambda g, norm=norm: g * np.float32(min(1, clip / norm)), grads)
+        updates, opt = chain.update(grads, opt, p)
+        p = jax.tree.map(lambda a, b: a + b, p, updates)
+        decay = min(0.2, (1 + n) / (10 + n))
+        average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * np.asarray(b), average, p)
+        state, metrics = step(state, batch)
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+        np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+        assert state.step == n + 1
+        for mine, theirs in ((state.params, p), (state.ema, average)):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mine, theirs)
+
+
+def test_the_average_warms_up_then_keeps_its_decay():
+    """With parameters that jump to a constant, the average's distance is the product of the decays."""
+    trainer = Trainer(lambda p, key, batch: 0 * p["a"], optax.sgd(0.0), ema_decay=0.9)
+    state = trainer.init(KEY, {"a": jnp.array(1.0)})
+    state = State(state.step, {"a": jnp.array(0.0)}, state.ema, state.opt_state, state.key)
+    state, _ = trainer.run(state, jnp.zeros(3), steps=120, batch_size=1)
+    expected = np.prod([min(0.9, (1 + n) / (10 + n)) for n in range(120)])
+    np.testing.assert_allclose(state.ema["a"], expected, rtol=1e-4)
+
+
+def test_the_average_differs_from_the_raw_parameters_after_one_step():
+    trainer = Trainer(loss, optax.adam(0.05))
+    state, _ = trainer.run(trainer.init(KEY, params()), data(), steps=1, batch_size=4)
+    for raw, average, start in zip(*map(jax.tree.leaves, (state.params, state.ema, params())), strict=True):
+        assert np.all(raw != average) and np.all(average != start)
+
+
+def test_the_configured_learning_rate_is_the_one_used():
+    """SGD on a loss of unit slope moves by exactly the rate: at step 0, in the warm-up, at its end and at the last."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup_steps=4, decay_steps=10, end_value=0.02)
+    trainer = Trainer(lambda p, key, batch: -p + 0 * batch, optax.sgd(schedule), clip=float("inf"))
+    state = trainer.init(KEY, jnp.array(0.0))
+    moves, before = [], 0.0
+    for _ in range(12):
+        state, _ = trainer.run(state, jnp.zeros(5), steps=1, batch_size=2)
+        moves.append(float(state.params) - before)
+        before = float(state.params)
+    warmup = [0.3 * n / 4 for n in range(4)]
+    cosine = [0.02 + 0.28 * 0.5 * (1 + np.cos(np.pi * n / 6)) for n in range(6)]
+    np.testing.assert_allclose(moves, warmup + cosine + [0.02, 0.02], atol=1e-6)
+
+
+TRAINER = Trainer(loss, optax.adam(0.03), ema_decay=0.9)
+
+
+def run_in(pieces, trainer=TRAINER, batch_size=5, n=12):
+    state, metrics = trainer.init(KEY, params()), []
+    for steps in pieces:
+        state, m = trainer.run(state, data(n), steps=steps, batch_size=batch_size)
+        metrics.append(m)
+    return state, jax.tree.map(lambda *v: np.concatenate(v), *metrics)
+
+
+def test_k_scanned_steps_are_k_single_steps_bit_for_bit():
+    """And any other cut, across the borders of epochs (5 does not divide 12) and with batches larger than the data."""
+    for batch_size, n in ((5, 12), (7, 3)):
+        whole = run_in([13], batch_size=batch_size, n=n)
+        for pieces in ([1] * 13, [6, 7]):
+            cut = run_in(pieces, batch_size=batch_size, n=n)
+            equal(cut[0], whole[0])
+            equal(cut[1], whole[1])
+
+
+def test_a_state_saved_and_restored_continues_bit_for_bit():
+    state, _ = TRAINER.run(TRAINER.init(KEY, params()), data(), steps=5, batch_size=5)
+    saved = jax.tree.map(lambda a: np.asarray(a), (state.step, state.params, state.ema, state.opt_state))
+    key = np.asarray(jax.random.key_data(state.key))
+    onward, _ = TRAINER.run(state, data(), steps=6, batch_size=5)
+    step, p, ema, opt = jax.tree.map(jnp.asarray, saved)
+    other = Trainer(loss, optax.adam(0.03), ema_decay=0.9)  # another process makes its own trainer
+    restored, _ = other.run(State(step, p, ema, opt, jax.random.wrap_key_data(key)), data(), steps=6, batch_size=5)
+    equal(restored, onward)
+    equal(restored, run_in([11])[0])
+
+
+def order_of(key, steps, batch_size, n, start=0):
+    """The indices that training visits, read from a loss that only records them."""
+    trainer = Trainer(lambda p, key, batch: p * 0 + batch, optax.sgd(0.0))
+    state = trainer.init(key, jnp.array(0.0))
+    state = State(jnp.array(start, jnp.int32), state.params, state.ema, state.opt_state, state.key)
+    seen = []
+    for _ in range(steps):
+        state, metrics = trainer.run(state, jnp.arange(n, dtype=jnp.float32), steps=1, batch_size=batch_size)
+        seen.append(float(metrics["loss"][0]))
+    return np.array(seen)
+
+
+def test_each_epoch_visits_every_example_once_in_an_order_of_its_own():
+    n = 7
+    visits = order_of(KEY, 28, 1, n).reshape(4, n)
+    for epoch in visits:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(n))
+    assert len({tuple(epoch) for epoch in visits}) == 4
+    np.testing.assert_array_equal(order_of(KEY, 3, 1, n, start=16), visits.ravel()[16:19])  # wherever one starts
+    assert not np.array_equal(order_of(jax.random.key(1), 7, 1, n), visits[0])
+    means = order_of(KEY, 9, 3, n)  # batches of 3 run over the same order
+    np.testing.assert_allclose(means, visits.ravel()[:27].reshape(9, 3).mean(1), rtol=1e-6)
+
+
+def test_the_order_stays_exact_after_very_many_examples():
+    """4096 x 2^20 = 2^32 examples seen: the position must not wrap around 32 bits."""
+    n, batch, start = 7, 4096, 2**20
+    trainer = Trainer(lambda p, key, batch: p * 0 + batch, optax.sgd(0.0))
+    state = trainer.init(KEY, jnp.array(0.0))
+    state = State(jnp.array(start, jnp.int32), state.params, state.ema, state.opt_state, state.key)
+    _, metrics = trainer.run(state, jnp.arange(n, dtype=jnp.float32), steps=3, batch_size=batch)
+    position = start * batch
+    epochs = {e: np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.fold_in(KEY, 1), e), n))
+              for e in range(position // n, (position + 3 * batch) // n + 1)}  # fmt: skip
+    order = np.array([epochs[i // n][i % n] for i in range(position, position + 3 * batch)], np.float64)
+    np.testing.assert_allclose(metrics["loss"], order.reshape(3, batch).mean(1), rtol=1e-5)
+
+
+def test_the_key_of_a_step_is_fresh():
+    trainer = Trainer(lambda p, key, batch: p * 0 + jax.random.normal(key, batch.shape), optax.sgd(0.0))
+    _, metrics = trainer.run(trainer.init(KEY, jnp.array(0.0)), jnp.zeros(4), steps=50, batch_size=4)
+    assert len(set(np.asarray(metrics["loss"]).tolist())) == 50
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adam(0.1),
+        optax.contrib.schedule_free_adamw(0.1),
+        optax.adamw(0.1),
+        optax.sgd(0.1, momentum=0.9),
+    ],
+    ids=["adam", "schedule_free", "adamw", "sgd"],
+)
+def test_donation_takes_nothing_that_is_not_its_own(optimizer):
+    """The state is donated; the caller's parameters, key and data stay usable, and no buffer is given away twice."""
+    mine, key, batch = params(), jax.random.key(3), data()
+    trainer = Trainer(loss, optimizer)
+    state = trainer.init(key, mine)
+    state, _ = trainer.run(state, batch, steps=2, batch_size=4)
+    state, _ = trainer.run(state, batch, steps=2, batch_size=4)
+    equal(mine, params())
+    equal(key, jax.random.key(3))
+    equal(batch, data())
+    pointers = [a.unsafe_buffer_pointer() for a in jax.tree.leaves((state.params, state.ema))]
+    assert len(set(pointers)) == len(pointers)
+    trainer.run(trainer.init(key, mine), batch, steps=1, batch_size=4)  # and serve again
+
+
+def test_one_compilation_for_a_length_and_a_batch_size():
+    traces = []
+
+    def traced(p, key, batch):
+        traces.append(1)
+        return loss(p, key, batch)
+
+    trainer = Trainer(traced, optax.adam(0.1))
+    state = trainer.init(KEY, params())
+    for _ in range(3):
+        state, _ = trainer.run(state, data(), steps=2, batch_size=4)
+    assert len(traces) <= 2
+    assert Trainer(traced, trainer.optimizer) == trainer and hash(Trainer(traced, trainer.optimizer)) == hash(trainer)
+
+
+def test_the_loss_falls_and_the_average_learns_the_score():
+    """Noise prediction of N(0, 0.3^2) data by F = w u + b c u: the average ends near the best that this form can do."""
+    sde = VP()
+    x = 0.3 * jax.random.normal(KEY, (512, 1))
+    pre = Preconditioner.from_data(sde, x)
+
+    def network(p, u, c):
+        return (p["w"] + p["b"] * c[:, None]) * u + p["o"]
+
+    def objective(p, key, batch):
+        return denoising_score_matching(key, sde, pre.score(jax.tree_util.Partial(network, p)), batch)
+
+    start = {"w": jnp.array(1.5), "b": jnp.array(-0.5), "o": jnp.array(0.7)}
+    trainer = Trainer(objective, optax.adam(0.05), ema_decay=0.95)
+    state, metrics = trainer.run(trainer.init(KEY, start), x, steps=300, batch_size=128)
+    assert np.mean(metrics["loss"][-50:]) < 0.5 * np.mean(metrics["loss"][:10])
+    # With sigma_data right the velocity of a centred Gaussian is zero: E[v | u] = 0.
+    for value in jax.tree.leaves(state.ema):
+        assert abs(float(value)) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1\.0"),
+        ({"ema_decay": -0.1}, r"ema_decay must be in \[0, 1\), got -0\.1"),
+        ({"clip": 0.0}, r"clip must be positive, got 0\.0"),
+        ({"clip": float("nan")}, r"clip must be positive, got nan"),
+    ],
+)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(loss, optax.sgd(0.1), **settings)
