@@ -75,8 +75,8 @@ def input_waves(x: jax.Array, c: jax.Array, frequencies: Sequence[float], offset
         c: (B,) noise coordinates log tan(phi).
         frequencies: n frequencies in cycles per unit of x. For data of standard deviation sigma_d in bins of width w,
             (sigma_d / w) (1/32, 1/16, 1/8, 1/4, 1/2, 1) goes from 32 bins a cycle to one.
-        offset: what was subtracted from the data, in the units of x_0: a scalar or (*event,). It aligns the phases of
-            all entries with the bins; a small gain (0.003 bits/dim on digits).
+        offset: what was subtracted from the data, in the units of x_0: a scalar or (*event,). It puts the waves of
+            all entries in phase with the bins.
 
     Returns:
         (B, *event, 1 + 2n): x, then for each frequency its sine and cosine.
