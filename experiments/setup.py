@@ -42,7 +42,7 @@ class Preset:
 
 
 PRESETS = {
-    "digits": Preset("mlp", 6000, 128, 1e-3, 0.05, 512, 3, 0.35, 0.999),
+    "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999),
     "points": Preset("mlp", 8000, 512, 2e-3, 0.0, 128, 3, 0.0, 0.999),  # two-dimensional and tabular data
     "images": Preset("unet", 10000, 64, 5e-4, 0.01, 32, 2, 0.1, 0.999),
 }

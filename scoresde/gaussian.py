@@ -8,6 +8,7 @@ This is the oracle against which samplers, likelihoods and losses are tested, an
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,7 @@ class GaussianMixture:
     def event_shape(self) -> tuple[int, ...]:
         return self.means.shape[1:]
 
+    @partial(jax.jit, static_argnames="n")
     def sample(self, key: jax.Array, n: int) -> jax.Array:
         """Draw (n, *event) exact samples; sample i depends on (key, i) alone."""
 
@@ -70,6 +72,7 @@ class GaussianMixture:
 
         return jax.vmap(draw)(example_keys(key, n))
 
+    @jax.jit
     def log_prob(self, x: ArrayLike) -> jax.Array:
         """Log-density in nats: (B, *event) -> (B,)."""
         return jax.nn.logsumexp(_log_joint(self, x, jnp.array(0.0), jnp.array(1.0))[0], axis=1)

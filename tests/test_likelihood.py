@@ -1,0 +1,375 @@
+"""The log-density against closed forms, Hutchinson's estimate against the exact one, and bits per dimension."""
+
+import math
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family import SDES, float64, name, ring, shifted, two_modes
+
+from scoresde import (
+    VP,
+    Cosine,
+    ExactDivergence,
+    GaussianMixture,
+    bits_per_dim,
+    dequantised_log_likelihood,
+    exact_divergence,
+    hutchinson,
+    log_likelihood,
+    mean_with_error,
+)
+
+KEY = jax.random.key(17)
+
+
+def exact_log_prob(sde, mixture, x, latent):
+    """The density of the flow from the prior. The flow carries p_tmin to p_tmax, so at the same latent
+
+    log p_model(x) = log p_tmin(x) + log prior(latent) - log p_tmax(latent).
+    """
+    mismatch = sde.prior_log_prob(latent) - mixture.marginal(sde, sde.t_max).log_prob(latent)
+    return mixture.marginal(sde, sde.t_min).log_prob(x) + mismatch
+
+
+@pytest.mark.parametrize("divergence", [exact_divergence, hutchinson(3)], ids=name)
+@pytest.mark.parametrize("make", [shifted, two_modes, ring])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_log_density_of_mixtures_in_float64(x64, sde, make, divergence):
+    mixture = make()
+    if divergence is not exact_divergence and make is not shifted:
+        pytest.skip("the probes of a score whose Jacobian is not diagonal are noisy: see the tests of Hutchinson")
+    x = np.asarray(mixture.marginal(sde, sde.t_min).sample(KEY, 6))
+    got = log_likelihood(
+        KEY, sde, mixture.score(sde), x, divergence=divergence, rtol=1e-8, atol=1e-8, max_steps=5000, sigma_data=0.7
+    )
+    np.testing.assert_allclose(got.log_prob, exact_log_prob(sde, mixture, x, got.latent), atol=2e-6)
+    np.testing.assert_allclose(got.std_error, 0, atol=1e-6)
+    assert np.all(got.success) and got.message == ""
+
+
+@pytest.mark.parametrize("make", [shifted, two_modes, ring])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_log_density_of_mixtures_in_float32(sde, make):
+    mixture = make()
+    x = mixture.sample(KEY, 32)
+    got = log_likelihood(KEY, sde, mixture.score(sde), x, divergence=exact_divergence)
+    assert got.log_prob.dtype == got.latent.dtype == jnp.float32
+    error = np.asarray(got.log_prob - exact_log_prob(sde, mixture, x, got.latent))
+    assert np.max(np.abs(error)) < 4e-3 and abs(np.mean(error)) < 5e-4, error
+
+
+def test_the_ring_takes_few_steps_and_a_tiny_error():
+    """DESIGN.md, idea 3: VP, rtol = atol = 1e-5, at most 13 steps on average."""
+    sde, mixture = VP(), ring()
+    x = mixture.sample(KEY, 256)
+    got = log_likelihood(KEY, sde, mixture.score(sde), x, divergence=exact_divergence)
+    error = np.asarray(got.log_prob - mixture.marginal(sde, sde.t_min).log_prob(x), np.float64)
+    assert abs(np.mean(error)) < 1e-4
+    steps = (np.asarray(got.num_evals) - 1) / 6  # Tsit5 evaluates six times a step and once at the start
+    assert np.mean(steps) <= 13
+
+
+def test_the_error_falls_with_the_tolerance(x64):
+    sde, mixture = Cosine(), ring()
+    x = np.asarray(mixture.sample(KEY, 16))
+    errors = []
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        got = log_likelihood(
+            KEY, sde, mixture.score(sde), x, divergence=exact_divergence, rtol=tolerance, atol=tolerance
+        )
+        errors.append(np.mean(np.abs(got.log_prob - exact_log_prob(sde, mixture, x, got.latent))))
+    assert errors[1] < errors[0] / 5 and errors[2] < errors[1] / 5 and errors[2] < 1e-5, errors
+
+
+@pytest.mark.parametrize("settings", [{"sigma_data": 0.2}, {"sigma_data": 4.0}, {"solver": diffrax.Dopri5()}])
+def test_the_answer_depends_neither_on_sigma_data_nor_on_the_solver(x64, settings):
+    sde, mixture = VP(), two_modes()
+    x = np.asarray(mixture.sample(KEY, 4))
+    got = log_likelihood(
+        KEY, sde, mixture.score(sde), x, divergence=exact_divergence, rtol=1e-8, atol=1e-8, max_steps=5000, **settings
+    )
+    np.testing.assert_allclose(got.log_prob, exact_log_prob(sde, mixture, x, got.latent), atol=1e-6)
+
+
+def correlated(dim=6):
+    """A Gaussian with a full covariance, so that the Jacobian of its score is not diagonal: (score, log-density)."""
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    values = np.linspace(0.1, 2.0, dim)
+
+    def score(x, t, sde):
+        spread = sde.alpha(t) ** 2 * values + sde.variance(t)
+        with jax.default_matmul_precision("highest"):
+            return -((x @ rotation) / spread[None]) @ rotation.T
+
+    def log_prob(sde, x):
+        """Pull-back of the prior through the linear flow, coordinate by coordinate."""
+        y = np.asarray(x, np.float64) @ rotation
+        std = [np.sqrt(float(sde.alpha(t)) ** 2 * values + float(sde.variance(t))) for t in (sde.t_min, sde.t_max)]
+        prior = np.sum(-0.5 * (y * std[1] / std[0]) ** 2 / float(sde.variance(sde.t_max)), 1)
+        return prior - dim / 2 * np.log(2 * np.pi * float(sde.variance(sde.t_max))) + np.sum(np.log(std[1] / std[0]))
+
+    return score, log_prob, rng.normal(size=(3, dim)) * 0.5
+
+
+def test_hutchinson_is_unbiased_and_its_standard_error_honest(x64):
+    """200 seeds: the mean over probes is the exact value within 5 standard errors, the reported standard error is the
+    spread over seeds, and it falls with the square root of the number of probes."""
+    sde = Cosine()
+    score, log_prob, x = correlated()
+    exact = log_prob(sde, x)
+    bound = jax.tree_util.Partial(lambda x, t: score(x, t, sde))
+    same = log_likelihood(KEY, sde, bound, x, divergence=exact_divergence, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(same.log_prob, exact, atol=1e-5)
+    spread = {}
+    for probes in (2, 8):
+        run = jax.jit(
+            lambda key, probes=probes: log_likelihood(
+                key, sde, bound, float64(x), divergence=hutchinson(probes), rtol=1e-5, atol=1e-5
+            )
+        )
+        results = [run(key) for key in jax.random.split(KEY, 200)]
+        values = np.stack([r.log_prob for r in results])
+        reported = np.sqrt(np.mean(np.square(np.stack([r.std_error for r in results])), 0))
+        measured = values.std(0, ddof=1)
+        assert np.all(np.abs(values.mean(0) - exact) < 5 * measured / math.sqrt(200) + 1e-4)
+        np.testing.assert_allclose(reported, measured, rtol=0.3)
+        spread[probes] = measured
+    np.testing.assert_allclose(spread[2] / spread[8], 2, rtol=0.35)
+
+
+def test_probes_are_fixed_by_the_key_and_the_example():
+    sde = Cosine()
+    score, _, x = correlated()
+    x = np.concatenate([x, x[:1]]).astype("f4")
+
+    def bound(x, t):
+        return score(x, t, sde)
+
+    full = log_likelihood(KEY, sde, bound, x, divergence=hutchinson(2))
+    part = log_likelihood(KEY, sde, bound, x[:2], divergence=hutchinson(2))
+    np.testing.assert_allclose(part.log_prob, full.log_prob[:2], rtol=1e-5)
+    np.testing.assert_allclose(part.std_error, full.std_error[:2], rtol=1e-4)
+    again = log_likelihood(KEY, sde, bound, x, divergence=hutchinson(2))
+    np.testing.assert_array_equal(again.log_prob, full.log_prob)
+    other = log_likelihood(jax.random.key(18), sde, bound, x, divergence=hutchinson(2))
+    assert np.any(np.abs(other.log_prob - full.log_prob) > 1e-3)
+    # the same x at another place of the batch has probes of its own (four probes make a coincidence unlikely)
+    many = log_likelihood(KEY, sde, bound, np.repeat(x[:1], 6, 0), divergence=hutchinson(1))
+    assert len(np.unique(np.round(np.asarray(many.log_prob), 3))) > 1
+
+
+def test_one_probe_has_no_standard_error_and_exact_has_none_to_report():
+    sde, mixture = VP(), two_modes()
+    x = mixture.sample(KEY, 3)
+    default = log_likelihood(KEY, sde, mixture.score(sde), x)
+    assert np.all(np.isnan(default.std_error)) and np.all(np.isfinite(default.log_prob))
+    exact = log_likelihood(KEY, sde, mixture.score(sde), x, divergence=exact_divergence)
+    np.testing.assert_array_equal(exact.std_error, 0)
+
+
+def test_rademacher_probes_are_exact_for_a_diagonal_jacobian(x64):
+    """z^T diag(d) z = sum d for z = +-1: no error bar on an isotropic Gaussian, in image-shaped events too."""
+    sde = VP()
+    mixture = GaussianMixture(np.zeros((1, 2, 3, 1)), [0.5], [1.0])
+    x = np.asarray(mixture.sample(KEY, 3))
+    got = log_likelihood(KEY, sde, mixture.score(sde), x, divergence=hutchinson(2), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(got.std_error, 0, atol=1e-7)
+    np.testing.assert_allclose(got.log_prob, exact_log_prob(sde, mixture, x, got.latent), atol=1e-6)
+    assert got.latent.shape == x.shape
+
+
+def test_the_exact_divergence_is_the_trace_of_the_jacobian_whatever_the_chunk(x64):
+    def field(u):
+        return jnp.sin(u.ravel()[::-1].cumsum()).reshape(u.shape) * u
+
+    u = float64(np.random.default_rng(1).normal(size=(2, 7)))
+    trace = np.trace(np.asarray(jax.jacrev(field)(u)).reshape(14, 14))
+    for chunk in (1, 3, 5, 14, 64):
+        divergence = ExactDivergence(chunk=chunk)
+        value, estimate = divergence(field, u, divergence.draw(KEY, u))
+        np.testing.assert_allclose(value, field(u), rtol=1e-12)
+        np.testing.assert_allclose(estimate, [trace], rtol=1e-10)
+    probes = hutchinson(4000).draw(KEY, u)
+    np.testing.assert_array_equal(np.abs(probes), 1)
+    value, estimates = hutchinson(4000)(field, u, probes)
+    np.testing.assert_allclose(value, field(u), rtol=1e-12)
+    assert abs(np.mean(estimates) - trace) < 5 * np.std(estimates) / math.sqrt(4000)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_bits_do_not_change_with_the_units(x64, scale):
+    """Data in [-1, 1] and the same in [0, 1]: the density changes by the Jacobian, the bits per dimension do not."""
+    sde = VP()
+    base, x = two_modes(), np.array([[0.2, -0.4], [-0.9, 0.1]])
+    other = GaussianMixture(scale * (base.means + 1), scale * base.stds, base.weights)
+    settings = {"divergence": exact_divergence, "rtol": 1e-8, "atol": 1e-8}
+    one = log_likelihood(KEY, sde, base.score(sde), x, **settings)
+    two = log_likelihood(KEY, sde, other.score(sde), scale * (x + 1), **settings)
+    # Both are exact for their own prior and t_min; compare what the data's own density says.
+    shift_one = one.log_prob - exact_log_prob(sde, base, x, one.latent)
+    shift_two = two.log_prob - exact_log_prob(sde, other, scale * (x + 1), two.latent)
+    np.testing.assert_allclose([shift_one, shift_two], 0, atol=1e-6)
+    width = 2 / 256
+    bits = bits_per_dim(base.log_prob(x), 2, width)
+    np.testing.assert_allclose(bits_per_dim(other.log_prob(scale * (x + 1)), 2, scale * width), bits, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("levels", "low", "high"), [(256, -1.0, 1.0), (256, 0.0, 1.0), (17, -3.0, 5.0), (2, 0.0, 1.0)])
+def test_a_uniform_density_costs_log2_of_the_levels(levels, low, high):
+    dims = 12
+    log_prob = np.full(3, -dims * math.log(high - low))
+    np.testing.assert_allclose(bits_per_dim(log_prob, dims, (high - low) / levels), math.log2(levels), rtol=1e-6)
+
+
+def test_bits_of_continuous_data_are_refused():
+    with pytest.raises(ValueError, match=r"bits per dimension are undefined for continuous data .*report nats"):
+        bits_per_dim(np.zeros(2), 3, None)
+    for width in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="bin_width must be positive and finite, got"):
+            bits_per_dim(np.zeros(2), 3, width)
+
+
+def test_dequantisation_is_the_manual_loop():
+    """(levels + u - shift) bin_width with u ~ U[0, 1) from the call's own keys; log-densities averaged over repeats."""
+    sde, mixture = VP(), two_modes()
+    score = mixture.score(sde)
+    levels, shift, width = np.array([[3, 9], [15, 0], [8, 8]], np.uint8), np.array([8.0, 7.5]), 0.125
+    settings = {"divergence": exact_divergence, "rtol": 1e-4, "atol": 1e-4}
+    values, nats = [], []
+    for k in range(3):
+        key_noise, key_probes = jax.random.split(jax.random.fold_in(KEY, k))
+        u = np.stack([np.asarray(jax.random.uniform(jax.random.fold_in(key_noise, i), (2,))) for i in range(3)])
+        assert np.all((u >= 0) & (u < 1))
+        x = ((levels.astype("f4") + u - shift) * width).astype("f4")
+        values.append(np.asarray(log_likelihood(key_probes, sde, score, x, **settings).log_prob))
+        nats.append(values[-1])
+    got = dequantised_log_likelihood(KEY, sde, score, levels, bin_width=width, shift=shift, repeats=3, **settings)
+    np.testing.assert_allclose(got.log_prob, np.mean(values, 0), rtol=1e-4)
+    np.testing.assert_allclose(got.std_error, np.std(values, 0, ddof=1) / math.sqrt(3), rtol=1e-3)
+    one = dequantised_log_likelihood(KEY, sde, score, levels, bin_width=width, shift=shift, **settings)
+    np.testing.assert_allclose(one.log_prob, values[0], rtol=1e-4)
+    part = dequantised_log_likelihood(KEY, sde, score, levels[:2], bin_width=width, shift=shift, **settings)
+    np.testing.assert_allclose(part.log_prob, one.log_prob[:2], rtol=1e-4)
+
+
+def test_dequantised_bits_bound_the_mass_of_the_bins():
+    """Jensen: the average of log p over a bin, plus log width, is at most the log of the bin's mass, and near it."""
+    from scipy.stats import norm
+
+    sde = VP()
+    mixture = GaussianMixture([[0.0]], [0.5], [1.0])
+    levels, width = np.arange(2, 14)[:, None], 0.2
+    got = dequantised_log_likelihood(
+        KEY, sde, mixture.score(sde), levels, bin_width=width, shift=8.0, repeats=64, divergence=exact_divergence,
+        rtol=1e-3, atol=1e-3,
+    )  # fmt: skip
+    edges = (levels[:, 0] - 8.0) * width
+    mass = np.log(norm(0, 0.5).cdf(edges + width) - norm(0, 0.5).cdf(edges))
+    bound = np.asarray(got.log_prob) + math.log(width)
+    assert np.all(bound < mass + 5 * np.asarray(got.std_error))
+    assert np.all(bound > mass - 0.05 - 5 * np.asarray(got.std_error))
+
+
+def test_mean_with_error():
+    values = np.array([1.0, 2.0, 4.0, 7.0])
+    mean, error = mean_with_error(values)
+    assert mean == 3.5 and error == pytest.approx(math.sqrt(sum((v - 3.5) ** 2 for v in values) / 3) / 2)
+    for bad in (np.zeros(1), np.zeros((2, 2)), 3.0):
+        with pytest.raises(ValueError, match="values must be one-dimensional with at least two entries, got shape"):
+            mean_with_error(bad)
+
+
+def test_too_few_steps_is_a_failure_with_a_message_and_no_wrong_number():
+    sde, mixture = VP(), ring()
+    x = mixture.sample(KEY, 4)
+    got = log_likelihood(KEY, sde, mixture.score(sde), x, max_steps=4)
+    assert not np.any(got.success) and np.all(np.isnan(got.log_prob)) and np.all(np.isnan(got.latent))
+    assert got.message.startswith("4 of 4 examples (first: 0) stopped at max_steps = 4") and "\n" not in got.message
+    exact = log_likelihood(KEY, sde, mixture.score(sde), x, max_steps=4, divergence=exact_divergence)
+    assert np.all(np.isnan(exact.log_prob))
+
+
+def test_a_bad_example_fails_alone():
+    sde = VP()
+
+    def score(x, t):
+        return jnp.where(x[:, :1] > 50, jnp.nan, -x)
+
+    got = log_likelihood(KEY, sde, score, np.array([[0.1, 0.2], [1e4, 0.0]], "f4"), max_steps=100)
+    np.testing.assert_array_equal(got.success, [True, False])
+    np.testing.assert_array_equal(np.isnan(got.log_prob), [False, True])
+
+
+def test_num_evals_grow_with_the_work_and_jit_changes_nothing():
+    sde, mixture = VP(), two_modes()
+    score, x = mixture.score(sde), two_modes().sample(KEY, 3)
+    traces = []
+
+    @jax.jit
+    def run(key, score, x):
+        traces.append(1)
+        return log_likelihood(key, sde, score, x, divergence=exact_divergence)
+
+    inside, outside = run(KEY, score, x), log_likelihood(KEY, sde, score, x, divergence=exact_divergence)
+    np.testing.assert_allclose(inside.log_prob, outside.log_prob, rtol=1e-5)
+    np.testing.assert_array_equal(inside.num_evals, outside.num_evals)
+    tight = log_likelihood(KEY, sde, score, x, divergence=exact_divergence, rtol=1e-6, atol=1e-6)
+    assert np.all(tight.num_evals > outside.num_evals)
+    run(jax.random.key(1), jax.tree.map(lambda a: a * 1.01, score), x)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"x": np.ones((2, 3), np.uint8)},
+            r"x must be floating point, got uint8: for integer data use dequantised_log",
+        ),
+        ({"x": np.ones(3, "f4")}, r"x must have shape \(B, \*event\) with at least one event axis, got \(3,\)"),
+        ({"divergence": "exact"}, r"divergence must be hutchinson\(probes\) or exact_divergence, got 'exact'"),
+        ({"divergence": hutchinson}, r"divergence must be hutchinson\(probes\) or exact_divergence"),
+        ({"divergence": ExactDivergence}, r"divergence must be hutchinson\(probes\) or exact_divergence"),
+        ({"rtol": 0.0}, r"rtol must be positive and finite, got 0\.0"),
+        ({"sigma_data": -1.0}, r"sigma_data must be positive and finite, got -1\.0"),
+        ({"solver": diffrax.Euler()}, r"solver must be an explicit Runge-Kutta method"),
+        ({"score": lambda x, t: x[:, :1]}, r"score\(x, t\) must return the shape of x, \(1, 3\), got \(1, 1\)"),
+    ],
+)
+def test_refusals(settings, message):
+    arguments = {"score": lambda x, t: -x, "x": np.ones((2, 3), "f4")} | settings
+    with pytest.raises(ValueError, match="^" + message) as error:
+        log_likelihood(KEY, VP(), **arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("probes", [0, -1, 1.5, True, None])
+def test_a_wrong_number_of_probes_is_refused(probes):
+    with pytest.raises(ValueError, match="probes must be a whole number of at least 1, got"):
+        hutchinson(probes)
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5])
+def test_a_wrong_chunk_is_refused(chunk):
+    with pytest.raises(ValueError, match="chunk must be a whole number of at least 1, got"):
+        ExactDivergence(chunk=chunk)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"levels": np.ones((2, 3), "f4")}, r"levels must be integers, got float32: for continuous data"),
+        ({"bin_width": 0.0}, r"bin_width must be positive and finite, got 0\.0"),
+        ({"bin_width": None}, r"bin_width must be positive and finite, got None"),
+        ({"repeats": 0}, r"repeats must be a whole number of at least 1, got 0"),
+        ({"repeats": 1.5}, r"repeats must be a whole number of at least 1, got 1\.5"),
+    ],
+)  # fmt: skip
+def test_dequantisation_refuses(settings, message):
+    arguments = {"levels": np.ones((2, 3), np.uint8), "bin_width": 0.1} | settings
+    with pytest.raises(ValueError, match="^" + message):
+        dequantised_log_likelihood(KEY, VP(), lambda x, t: -x, **arguments)
