@@ -99,12 +99,16 @@ def probability_flow(
         ValueError: a time outside [t_min, t_max], a tolerance or scale that is not positive, an unsuitable solver.
     """
     x = jnp.asarray(x, jnp.result_type(float, x))
+    if x.ndim < 1 or not len(x):
+        raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
     for name, t in (("t_start", t_start), ("t_end", t_end)):
         if is_concrete(t) and not sde.t_min * (1 - 1e-6) <= t <= sde.t_max * (1 + 1e-6):
             raise ValueError(f"{name} must lie in [t_min, t_max] = [{sde.t_min:g}, {sde.t_max:g}], got {t}")
     method = Method(solver or diffrax.Tsit5(), max_steps)
     method.check(rtol, atol, sigma_data)
-    return _flow(sde, as_partial(score), x, t_start, t_end, (rtol, atol), sigma_data, method, joint)
+    # Arrays of one dtype, so that floats and NumPy numbers share one compilation.
+    start, end, *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (t_start, t_end, rtol, atol, sigma_data))
+    return _flow(sde, as_partial(score), x, start, end, tuple(tolerance), scale, method, joint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,14 +183,13 @@ def _flow(
     sde: SDE,
     score: Partial,
     x: jax.Array,
-    t_start: ArrayLike,
-    t_end: ArrayLike,
-    tolerance: tuple[ArrayLike, ArrayLike],
-    sigma_data: ArrayLike,
+    t_start: jax.Array,
+    t_end: jax.Array,
+    tolerance: tuple[jax.Array, ...],
+    sigma_data: jax.Array,
     method: Method,
     joint: bool,
 ) -> Flow:
-    t_start, t_end, sigma_data = (jnp.asarray(v, x.dtype) for v in (t_start, t_end, sigma_data))
     field = velocity(sde, score, sigma_data, (t_start, t_end))
     start, end = angle(sde, t_start, sigma_data), angle(sde, t_end, sigma_data)
 

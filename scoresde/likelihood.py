@@ -35,6 +35,12 @@ from scoresde.sde import SDE, example_keys
 VectorField = Callable[[jax.Array], jax.Array]
 
 
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
 class Divergence(Protocol):
     """A hashable pair of functions that estimate the divergence of a vector field."""
 
@@ -67,6 +73,9 @@ class ExactDivergence:
 
     chunk: int = 64
 
+    def __post_init__(self) -> None:
+        _whole("chunk", self.chunk)
+
     def draw(self, key: jax.Array, u: jax.Array) -> jax.Array:
         return jnp.zeros((1, *u.shape), u.dtype)
 
@@ -86,9 +95,7 @@ exact_divergence = ExactDivergence()
 
 def hutchinson(probes: int = 1) -> Hutchinson:
     """Hutchinson's estimate from ``probes`` Rademacher vectors an example, fixed along its trajectory."""
-    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
-        raise ValueError(f"probes must be a whole number of at least 1, got {probes!r}")
-    return Hutchinson(int(probes))
+    return Hutchinson(_whole("probes", probes))
 
 
 @partial(
@@ -161,7 +168,8 @@ def log_likelihood(
         raise ValueError(f"divergence must be hutchinson(probes) or exact_divergence, got {divergence!r}")
     method = Method(solver or diffrax.Tsit5(), max_steps)
     method.check(rtol, atol, sigma_data)
-    return _log_likelihood(key, sde, as_partial(score), x, (rtol, atol), sigma_data, method, divergence)
+    *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
+    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, method, divergence)
 
 
 @partial(jax.jit, static_argnames=("method", "divergence"))
@@ -170,12 +178,12 @@ def _log_likelihood(
     sde: SDE,
     score: Partial,
     x: jax.Array,
-    tolerance: tuple[ArrayLike, ArrayLike],
-    sigma_data: ArrayLike,
+    tolerance: tuple[jax.Array, ...],
+    sigma_data: jax.Array,
     method: Method,
     divergence: Divergence,
 ) -> Likelihood:
-    t_min, t_max, sigma_data = (jnp.asarray(v, x.dtype) for v in (sde.t_min, sde.t_max, sigma_data))
+    t_min, t_max = jnp.asarray(sde.t_min, x.dtype), jnp.asarray(sde.t_max, x.dtype)
     r_min, r_max = radius(sde, t_min, sigma_data), radius(sde, t_max, sigma_data)
     start, end = angle(sde, t_min, sigma_data), angle(sde, t_max, sigma_data)
     field = velocity(sde, score, sigma_data, (t_min, t_max))
@@ -239,10 +247,9 @@ def dequantised_log_likelihood(
     levels = np.asarray(levels)
     if not np.issubdtype(levels.dtype, np.integer):
         raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use log_likelihood")
-    if not (bin_width > 0 and math.isfinite(bin_width)):
+    if bin_width is None or not (bin_width > 0 and math.isfinite(bin_width)):
         raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats!r}")
+    repeats = _whole("repeats", repeats)
     results = []
     for k in range(repeats):
         key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
