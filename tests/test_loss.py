@@ -38,32 +38,30 @@ def mean_and_error(values):
 
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_the_exact_score_is_stationary_and_minimal(sde):
-    """Perturbed scores s + theta b(x, t) have a loss a + c theta^2: zero slope at the truth within five standard errors
-    (one batch of 64 draws a term), and more loss at +-theta with the same noise, for each of three directions b."""
+    """Scores s + theta b(u)/sigma, u = x/sqrt(alpha^2 + sigma^2), have a loss a + c theta^2: zero slope at the truth
+    within five standard errors, and with the same noise more loss at +-theta, for each of three directions b."""
     mixture = two_modes()
     exact = mixture.score(sde)
-    directions = (lambda x, t: x, lambda x, t: jnp.ones_like(x), lambda x, t: jnp.sin(3 * x))
+    directions = (lambda u: u, jnp.ones_like, lambda u: jnp.sin(3 * u))
 
-    @jax.jit
-    def losses(theta, key):
+    def loss(theta, key):
         key_x, key_loss = jax.random.split(key)
 
         def score(x, t):
-            bend = sum(p * b(x / sde.sigma(t)[:, None], t) for p, b in zip(theta, directions, strict=True))
+            u = x / jnp.hypot(sde.alpha(t), sde.sigma(t))[:, None]
+            bend = sum(p * b(u) for p, b in zip(theta, directions, strict=True))
             return exact(x, t) + bend / sde.sigma(t)[:, None]
 
         return jnp.mean(denoising_score_matching(key_loss, sde, score, mixture.sample(key_x, 64)))
 
-    keys = jax.random.split(KEY, 256)
-    gradients = np.asarray(jax.lax.map(lambda key: jax.grad(losses)(jnp.zeros(3), key), keys))
+    thetas = jnp.concatenate([jnp.zeros((1, 3)), 0.3 * jnp.eye(3), -0.3 * jnp.eye(3)])
+    draws = jax.jit(jax.vmap(lambda key: (jax.grad(loss)(jnp.zeros(3), key), jax.vmap(loss, (0, None))(thetas, key))))
+    gradients, losses = map(np.asarray, draws(jax.random.split(KEY, 256)))
     error = gradients.std(0, ddof=1) / 16
     assert np.all(np.abs(gradients.mean(0)) < 5 * error), (gradients.mean(0), error)
-    at_truth = np.asarray(jax.lax.map(lambda key: losses(jnp.zeros(3), key), keys))
-    for i in range(3):
-        for sign in (-0.3, 0.3):
-            moved = np.asarray(jax.lax.map(lambda key, i=i, s=sign: losses(jnp.zeros(3).at[i].set(s), key), keys))
-            mean, error = mean_and_error(moved - at_truth)
-            assert mean > 5 * error
+    for moved in losses.T[1:]:
+        mean, error = mean_and_error(moved - losses[:, 0])
+        assert mean > 5 * error
 
 
 def expected_loss(sde, weight, variance, shrink):
@@ -82,43 +80,52 @@ def expected_loss(sde, weight, variance, shrink):
     return total / (sde.t_max - sde.t_min)
 
 
-@pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("sde", SDES, ids=name)
-def test_the_expected_loss_is_the_quadrature_under_every_time_draw(x64, sde, weight):
-    """One weighted objective, four draws, one number; the draws differ in variance alone. (Draws far from the objective
-    have heavy importances: float64, 2^18 draws in stratified batches of 1,024.)"""
+def test_the_expected_loss_is_the_quadrature_under_every_time_draw(x64, sde):
+    """Three weighted objectives, four draws, one number each: the draws differ in variance alone."""
     variance, shrink = 0.6, 0.8
 
     def score(x, t):
         alpha, sigma2 = sde.alpha(t)[:, None], sde.variance(t)[:, None]
         return -shrink * x / (alpha**2 * variance + sigma2)
 
-    def published(t):
+    def karras(t):
         alpha, sigma2, _, g2 = textbook(sde, t)
-        if weight == "noise":
-            return 1.0
-        if weight == "likelihood":
-            return g2 / sigma2
         rho = np.sqrt(sigma2) / alpha
         density = scipy.stats.norm(-0.5, 1.0).pdf(np.log(rho)) * 0.5 * g2 / sigma2
         return (rho**2 + 0.7**2) / 0.7**2 * density * (sde.t_max - sde.t_min)
 
-    exact = expected_loss(sde, published, variance, shrink)
-    for draw in DRAWS:
-        if weight == "likelihood" and draw == "uniform" and sde.t_min > 0:
-            continue  # 1/t at the data end: a finite but useless variance
+    published = {
+        "noise": lambda t: 1.0,
+        "likelihood": lambda t: textbook(sde, t)[3] / textbook(sde, t)[1],
+        "karras": karras,
+    }
 
-        @jax.jit
-        def batch(key, draw=draw):
+    @jax.jit
+    def batches(keys):
+        def batch(key):
             key_x, key_loss = jax.random.split(key)
-            x = math.sqrt(variance) * jax.random.normal(key_x, (1024, 2))
-            loss = denoising_score_matching(key_loss, sde, score, x, weight=WEIGHTS[weight], times=DRAWS[draw])
-            return jnp.mean(loss)
+            x = math.sqrt(variance) * jax.random.normal(key_x, (512, 2))
+            return {
+                (weight, draw): jnp.mean(
+                    denoising_score_matching(key_loss, sde, score, x, weight=WEIGHTS[weight], times=DRAWS[draw])
+                )
+                for weight in WEIGHTS
+                for draw in DRAWS
+            }
 
-        mean, error = mean_and_error(jax.lax.map(batch, jax.random.split(KEY, 128)))
-        assert abs(mean - exact) < 5 * error, (draw, mean, exact, error)
-        if (weight, draw) in (("noise", "stratified"), ("likelihood", "uniform_log_snr")):
-            assert error < 0.01 * exact
+        return jax.lax.map(batch, keys)
+
+    values = batches(jax.random.split(KEY, 100))
+    for weight in WEIGHTS:
+        exact = expected_loss(sde, published[weight], variance, shrink)
+        for draw in DRAWS:
+            if weight == "likelihood" and draw in ("uniform", "stratified") and sde.t_min > 0:
+                continue  # 1/t at the data end: an estimate of finite but useless variance
+            mean, error = mean_and_error(values[weight, draw])
+            assert abs(mean - exact) < 5 * error, (weight, draw, mean, exact, error)
+        assert mean_and_error(values["noise", "stratified"])[1] < 0.02 * exact or weight != "noise"
+        assert mean_and_error(values["likelihood", "uniform_log_snr"])[1] < 0.02 * exact or weight != "likelihood"
 
 
 @pytest.mark.parametrize("sde", SDES, ids=name)
@@ -137,22 +144,18 @@ def test_every_draw_is_inside_and_its_importance_averages_to_one(sde):
 
 def test_stratified_times_are_evenly_spaced_for_every_batch_size():
     sde = VP()
-    sizes = sorted({*range(1, 40), 63, 64, 65, 100, 127, 255, 256, 257, 500, 999, 1000, 1023, 1024, 1025, 2047, 2048})
-    for n in sizes:
+    for n in (1, 2, 3, 5, 7, 64, 100, 127, 1000, 2047, 2048):
         t = np.sort(np.asarray(stratified(KEY, sde, n)[0], np.float64))
         assert t.shape == (n,) and t[0] >= np.float32(sde.t_min) and t[-1] <= sde.t_max
         np.testing.assert_allclose(np.diff(t), (sde.t_max - sde.t_min) / n, atol=3e-7)
-        cells = np.floor((t - sde.t_min) / (sde.t_max - sde.t_min) * n - 1e-4 * 0)
-        assert len(np.unique(np.clip(cells, 0, n - 1))) >= n - 1  # one a cell, up to rounding
 
 
 @pytest.mark.slow
 def test_stratified_times_are_evenly_spaced_for_all_batch_sizes():
-    with jax.disable_jit():
-        for n in range(1, 2049):
-            t = np.sort(np.asarray(stratified(KEY, VP(), n)[0], np.float64))
-            np.testing.assert_allclose(np.diff(t), (VP().t_max - VP().t_min) / n, atol=3e-7)
-            assert t.shape == (n,)
+    for n in range(1, 2049):
+        t = np.sort(np.asarray(stratified(KEY, VP(), n)[0], np.float64))
+        np.testing.assert_allclose(np.diff(t), (VP().t_max - VP().t_min) / n, atol=3e-7)
+        assert t.shape == (n,) and t[0] >= np.float32(VP().t_min) and t[-1] <= VP().t_max
 
 
 @pytest.mark.parametrize("draw", ["uniform", "stratified"])
@@ -185,10 +188,10 @@ def test_uniform_log_snr_follows_the_cdf_of_g2_over_sigma2(sde):
     np.testing.assert_allclose(cdf[:-1], [0.05, 0.25, 0.5, 0.75, 0.95], atol=2e-3)
 
 
-@pytest.mark.parametrize(("p_mean", "p_std"), [(-1.2, 1.2), (0.5, 0.6)])
+@pytest.mark.parametrize(("p_mean", "p_std"), [(-1.0, 1.5)])
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_log_normal_is_a_cut_normal_in_log_sigma(sde, p_mean, p_std):
-    t, _ = jax.vmap(lambda key: log_normal(p_mean, p_std)(key, sde, 4))(jax.random.split(KEY, 1000))
+    t, _ = jax.jit(jax.vmap(lambda key: log_normal(p_mean, p_std)(key, sde, 4)))(jax.random.split(KEY, 1000))
     alpha, variance, _, _ = textbook(sde, np.asarray(t, np.float64)[:, 0])
     ends = textbook(sde, np.array([sde.t_min, sde.t_max]))
     low, high = (np.log(np.sqrt(ends[1]) / ends[0]) - p_mean) / p_std
@@ -247,7 +250,7 @@ def test_the_likelihood_weighted_loss_bounds_the_likelihood(x64):
 
         return loss(lambda x, t: exact(x, t) + 0.1) - loss(exact)
 
-    mean, error = mean_and_error(jax.lax.map(gap, keys))
+    mean, error = mean_and_error(jax.jit(lambda keys: jax.lax.map(gap, keys))(keys))
     closed, _ = scipy.integrate.quad(lambda t: textbook(sde, t)[3] * 0.01, sde.t_min, sde.t_max)
     assert abs(mean - closed / (sde.t_max - sde.t_min)) < 5 * error
 
