@@ -39,19 +39,26 @@ class Preset:
     depth: int
     dropout: float
     ema_decay: float
+    b2: float
+    """Decay of Adam's second moment."""
+    p_mean: float
+    """Noise levels of training: log(sigma/(alpha sigma_data)) ~ N(p_mean, p_std^2), unit weight on the output."""
+    p_std: float
 
 
 PRESETS = {
-    "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999),
-    "points": Preset("mlp", 8000, 512, 2e-3, 0.0, 128, 3, 0.0, 0.999),  # two-dimensional and tabular data
-    "images": Preset("unet", 10000, 64, 5e-4, 0.01, 32, 2, 0.1, 0.999),
+    "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999, 0.99, -1.0, 1.6),
+    "points": Preset("mlp", 12000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.999, 0.999, -1.0, 1.2),  # points and tables
+    "images": Preset("unet", 10000, 64, 5e-4, 0.01, 32, 2, 0.1, 0.999, 0.99, -1.0, 1.6),
 }
-
-# Noise levels of training: log(sigma/(alpha sigma_data)) ~ N(P_MEAN, P_STD^2), unit weight on the network's output.
-P_MEAN, P_STD = -1.0, 1.6
 
 # The network also sees its input through waves of these lengths, in levels, so that it can resolve the bins of levels.
 WAVE_LENGTHS = (32, 16, 8, 4, 2, 1)
+
+
+def preset(data: Data) -> Preset:
+    """The row of PRESETS for this data."""
+    return PRESETS["digits" if data.name == "digits" else "images" if len(data.event_shape) > 1 else "points"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +137,8 @@ class Config:
 
     def resolve(self, data: Data) -> "Config":
         """Fill the unset flags from the preset of the data."""
-        kind = "digits" if data.name == "digits" else "images" if len(data.event_shape) > 1 else "points"
-        preset = dataclasses.asdict(PRESETS[kind])
-        return dataclasses.replace(self, **{k: v for k, v in preset.items() if getattr(self, k) is None})
+        values = dataclasses.asdict(preset(data)).items()
+        return dataclasses.replace(self, **{k: v for k, v in values if getattr(self, k, k) is None})
 
     def training(self) -> dict[str, Any]:
         """The part that a checkpoint depends on, as JSON."""
@@ -197,11 +203,13 @@ def build(config: Config, data: Data) -> Model:
         score = precond.score(partial(apply, params, key=key_dropout))
         return ss.denoising_score_matching(key_loss, sde, score, x, weight=weight, times=times)
 
-    weight, times = precond.karras_weight(P_MEAN, P_STD), ss.log_normal(P_MEAN, P_STD)
+    chosen = preset(data)
+    log_rho = chosen.p_mean + math.log(data.sigma_data), chosen.p_std
+    weight, times = precond.karras_weight(*log_rho), ss.log_normal(*log_rho)
     steps = int(config.steps or 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
-    optimizer = optax.adamw(schedule, b2=0.99, weight_decay=config.weight_decay or 0.0, mask=matrices)
+    optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
     trainer = ss.Trainer(loss, optimizer, ema_decay=config.ema_decay or 0.0)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from family import (
     SDES,
+    SDES_IN_TURN,
     SOLVERS,
     VE,
     VP,
@@ -71,7 +72,7 @@ def error_of_the_law(sde, table):
 
 
 @pytest.mark.parametrize("solver", ORDERS)
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_order_of_convergence_on_a_gaussian(sde, solver):
     """The law of the result is exact (no samples, no network, float64): its error falls as n^-order or faster, since
     on a Gaussian some methods gain an order (DEIS-3 and DPM-Solver-3, and Euler-Maruyama on VE)."""
@@ -95,20 +96,20 @@ def test_the_loop_has_the_law_of_the_table(sde, solver):
 
 
 @pytest.mark.parametrize("make", [shifted, two_modes])
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_samples_have_the_moments_of_the_data(sde, make):
-    """Every solver of the family with the exact score; 250 steps of order one leave a bias below 2 %, and the prior's
+    """Every solver of the family with the exact score; 200 steps of order one leave a bias below 2 %, and the prior's
     mean of 0 instead of alpha m an offset that the flow keeps."""
     mixture = make()
     mean, std = mixture_moments(mixture.marginal(sde, sde.t_min))
     offset = float(sde.alpha(sde.t_max) / sde.sigma(sde.t_max)) * np.abs(np.asarray(mixture.means)).max()
     for solver in SOLVERS:
-        table = SOLVERS[solver](sde, log_snr_grid(sde, 250))
-        x = sample(KEY, score_on(sde, table, mixture), table, (4000, 2))
+        table = SOLVERS[solver](sde, log_snr_grid(sde, 200))
+        x = sample(KEY, score_on(sde, table, mixture), table, (3000, 2))
         assert_moments(x, mean, std, bias=0.02 + offset)
         if make is two_modes:
             left = np.mean(np.asarray(x)[:, 0] < -0.2)
-            assert abs(left - 0.35) < 5 * np.sqrt(0.35 * 0.65 / 4000) + 0.01 + offset / 2
+            assert abs(left - 0.35) < 5 * np.sqrt(0.35 * 0.65 / 3000) + 0.01 + offset / 2
 
 
 @pytest.mark.parametrize("sde", SDES, ids=name)
@@ -202,7 +203,7 @@ def noise_of(key, row, batch, event):
     return np.stack([np.asarray(jax.random.normal(k, event, jnp.float64)) for k in keys])
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_euler_maruyama_is_the_naive_loop(x64, sde):
     grid = log_snr_grid(sde, 6)
     score = jax.jit(two_modes().score(sde))
@@ -308,7 +309,7 @@ def counted(x, t):
     return -x / (1 + t)
 
 
-@pytest.mark.parametrize("n", [1, 4, 5])
+@pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("solver", EVERY)
 def test_num_evals_counts_the_calls_and_none_leaves_the_interval(solver, n):
     for sde in (Cosine(), VE()):
@@ -332,7 +333,9 @@ def test_one_step_of_every_solver_is_a_table_that_reaches_t_min(solver):
         )
 
 
-@pytest.mark.parametrize("solver", EVERY)
+@pytest.mark.parametrize(
+    "solver", ["predictor_corrector", "ancestral", "ddim_half", "heun_churn", "dpm_solver_2", "unipc_3"]
+)
 def test_example_i_depends_on_the_key_and_i_alone(solver):
     sde = VP()
     table = EVERY[solver](sde, log_snr_grid(sde, 6))
@@ -397,7 +400,7 @@ def test_trajectory_holds_every_committed_state():
 
 
 @pytest.mark.parametrize("solver", EVERY)
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_denoising_is_tweedies_formula_at_the_last_time(x64, sde, solver):
     table = EVERY[solver](sde, log_snr_grid(sde, 4))
     both = with_denoising(sde, table)
@@ -416,7 +419,7 @@ def test_denoising_is_tweedies_formula_at_the_last_time(x64, sde, solver):
     assert both.num_evals == table.num_evals + 1 and both.times[-1] == both.times[-2] == sde.t_min
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_no_path_blows_up(sde):
     """max |x| along every path stays within six prior or data standard deviations."""
     bound = 6 * max(float(sde.sigma(sde.t_max)), 1.5)
@@ -431,10 +434,11 @@ def test_no_path_blows_up(sde):
 
 
 def test_tables_are_float64_numpy_whatever_x64_says():
+    grid = log_snr_grid(Cosine(), 3)
     for solver in EVERY.values():
-        table = solver(Cosine(), log_snr_grid(Cosine(), 3))
+        table = solver(Cosine(), grid)
         with jax.enable_x64(True):
-            twin = solver(Cosine(), log_snr_grid(Cosine(), 3))
+            twin = solver(Cosine(), grid)
         for a, b in zip(jax.tree.leaves(table), jax.tree.leaves(twin), strict=True):
             assert np.asarray(a).dtype == np.float64 and not isinstance(a, jax.Array)
             np.testing.assert_array_equal(a, b)
@@ -481,7 +485,7 @@ def test_the_prior_of_a_table_is_that_of_its_first_time():
 
 
 @pytest.mark.parametrize("solver", ["ddim", "ancestral", "euler_maruyama", "reverse_diffusion", "predictor_corrector"])
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_float32_runs_follow_float64(sde, solver):
     """The same table, without its noise, in both precisions, from the noise end to the data end."""
     table = SOLVERS[solver](sde, log_snr_grid(sde, 30))
