@@ -44,20 +44,15 @@ def check_folder(config: Config) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --workdir") from None
-    if not (folder / "checkpoint").exists():
-        return
-    if not config.resume:
-        raise InputError(f"{folder} already holds a run; choose another --workdir, or drop --no-resume to continue it")
-
-
-def _restore(config: Config, target: Any) -> Any:
-    path = config.folder / "checkpoint"
+    path = folder / "checkpoint"
     try:
         saved = checkpoint.read_metadata(path).get("config", {})
     except FileNotFoundError:
-        return None
+        return
     except ValueError as error:
         raise InputError(str(error)) from None
+    if not config.resume:
+        raise InputError(f"{folder} already holds a run; choose another --workdir, or drop --no-resume to continue it")
     for flag, value in config.training().items():
         if saved.get(flag) != value:
             name = f"--{flag.replace('_', '-')}"
@@ -65,8 +60,14 @@ def _restore(config: Config, target: Any) -> Any:
                 f"{path} was trained with {name} {saved.get(flag)}, not {value}: "
                 f"use the same flags to continue it, or another --workdir"
             )
+
+
+def start(config: Config, model: Model) -> State:
+    """The state in the run's checkpoint, else a fresh one; a damaged checkpoint is an InputError."""
     try:
-        return checkpoint.restore(path, target)[0]
+        return checkpoint.restore(config.folder / "checkpoint", jax.eval_shape(model.init))[0]
+    except FileNotFoundError:
+        return model.init()
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -135,20 +136,18 @@ def _progress(console: Console, total: int) -> Any:
     yield line
 
 
-def fit(config: Config, data: Data, model: Model, console: Console) -> tuple[State, dict[str, Any]]:
-    """Train to ``config.steps``, from the checkpoint in the folder if there is one.
+def fit(config: Config, data: Data, model: Model, state: State, console: Console) -> tuple[State, dict[str, Any]]:
+    """Train from ``state`` to ``config.steps``; the state is donated.
 
     Returns:
         the final state and {steps, seconds, steps_per_second, final_loss, parameters} of this process.
 
     Raises:
-        InputError: the checkpoint is damaged or of another configuration.
+        InputError: the loss is not finite.
         Interrupted: a signal asked to stop; everything is saved.
     """
     total, batch = int(config.steps or 0), int(config.batch or 0)
     path = config.folder / "checkpoint"
-    restored = _restore(config, jax.eval_shape(model.init))
-    state: State = model.init() if restored is None else restored
     first = step = int(state.step)
     if first:
         console.print(f"continuing from step {first} of {total}", highlight=False)

@@ -29,7 +29,7 @@ from rich.console import Console
 import scoresde as ss
 from experiments import evaluate, report
 from experiments.data import Data, InputError, load
-from experiments.fit import Interrupted, check_folder, fail, fit, write_atomically
+from experiments.fit import Interrupted, check_folder, fail, fit, start, write_atomically
 from experiments.setup import Config, Model, build
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "numpy")
@@ -47,6 +47,18 @@ def environment(config: Config) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "devices": [f"{device.platform} {device.device_kind}"] * jax.device_count(),
     }
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process in MiB (getrusage would count that of the process that started it)."""
+    try:
+        high_water = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        high_water = None
+    if high_water:
+        return int(high_water[1]) // 1024
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // scale
 
 
 def _json(path: Path, content: Any) -> None:
@@ -77,11 +89,12 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         console.print(line, highlight=False)
     if config.dry_run:
         return {}
+    state = start(config, model)
     folder, manifest = config.folder, environment(config)
     _json(folder / "config.json", dataclasses.asdict(config))
     _json(folder / "environment.json", manifest)
 
-    state, training = fit(config, data, model, console)
+    state, training = fit(config, data, model, state, console)
     score = model.score(state.ema)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     console.print("sampling", highlight=False)
@@ -111,7 +124,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     }
     _json(folder / "report.json", result)
     manifest["seconds"] = round(time.monotonic() - started, 1)
-    manifest["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    manifest["peak_memory_mib"] = peak_memory()
     _json(folder / "environment.json", manifest)
     report.write(folder)
     console.print(report.table(result))
