@@ -28,7 +28,7 @@ from experiments import archives, files, toys
 from experiments.files import InputError as InputError
 from experiments.files import Raw
 
-TOY_TRAIN, TOY_HELD_OUT = 40000, 2000
+TOY_TRAIN, TOY_HELD_OUT = 100_000, 2000
 TOYS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "mixture": toys.mixture,
     "moons": toys.moons,

@@ -102,7 +102,8 @@ def _detail(likelihood: dict[str, Any]) -> Text:
     """How the likelihood was measured, in one line."""
     failed = f", {likelihood['failed']} failed" if likelihood["failed"] else ""
     draws = f" x {likelihood['repeats']} noise draws" if likelihood["repeats"] > 1 else ""
-    probes = f"{likelihood['probes']} probe{'s' * (likelihood['probes'] != 1)}"
+    count = likelihood["probes"]
+    probes = f"{count} probe{'s' * (count != 1)}" if count else "exact divergence"
     cost = f"{likelihood['num_evals']:.0f} evaluations each, {likelihood['seconds']:.0f} s"
     return Text(f"{likelihood['examples']} examples{draws}{failed}, {probes}, {cost}", style="dim")
 

@@ -142,7 +142,7 @@ def test_to_model_is_traceable_and_follows_x64(ints, x64):
 @pytest.mark.parametrize("name", TOYS)
 def test_toys_are_seeded_and_sized(name):
     data, again, other = load(name), load(name), load(name, seed=1)
-    assert data.train.shape == (40000, 2) and data.held_out.shape == (2000, 2) and data.train.dtype == np.float32
+    assert data.train.shape == (100_000, 2) and data.held_out.shape == (2000, 2) and data.train.dtype == np.float32
     np.testing.assert_array_equal(data.train, again.train)
     assert not np.array_equal(data.train, other.train)
     assert (data.mixture is not None) == (name == "mixture")
@@ -154,7 +154,7 @@ def test_mixture_follows_its_stated_law():
     means, stds, weights = data.mixture
     np.testing.assert_allclose(np.linalg.norm(means, axis=1), 1)
     nearest = np.linalg.norm(data.train[:, None] - means[None], axis=2)
-    assert np.abs(np.bincount(nearest.argmin(1)) / 40000 - weights).max() < 0.015
+    assert np.abs(np.bincount(nearest.argmin(1)) / 100_000 - weights).max() < 0.015
     np.testing.assert_allclose(np.sqrt((nearest.min(1) ** 2).mean() / 2), stds[0], rtol=0.02)
     log_normal = -(nearest**2) / (2 * stds**2) - 2 * np.log(stds) - math.log(2 * math.pi)
     log_prob = np.logaddexp.reduce(np.log(weights) + log_normal, axis=1)
@@ -173,7 +173,7 @@ def test_moons_spirals_and_checkerboard_lie_where_their_formulas_say():
     x, y = load("checkerboard").train.astype("f8").T
     assert ((np.floor(x) + np.floor(y)) % 2 == 0).all() and np.abs([x, y]).max() <= 2
     cells = np.histogram2d(x, y, bins=4, range=[[-2, 2], [-2, 2]])[0]
-    assert (cells > 0).sum() == 8 and np.abs(cells[cells > 0] / 40000 - 1 / 8).max() < 0.015
+    assert (cells > 0).sum() == 8 and np.abs(cells[cells > 0] / 100_000 - 1 / 8).max() < 0.015
 
 
 def test_a_source_without_a_test_part_holds_out_the_last_tenth_of_a_permutation(tmp_path):
