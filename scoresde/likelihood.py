@@ -4,9 +4,8 @@ In the coordinates of ``flow`` (x = r u, r = radius(t)) the density of u obeys d
 
     log p(x, t_min) = log p(x_T, t_max) + D log(r_T / r_0) + integral_{phi_0}^{phi_T} div v dphi.
 
-The divergence is exact (the trace of the Jacobian, column by column) or estimated by Hutchinson's probes z with
-E[z z^T] = I, div v = E[z^T J z] (Chen et al. 2018; Grathwohl et al. 2019), held fixed along the trajectory so that the
-equation stays an ordinary one. Value and divergence come from one forward pass of ``jax.jvp``.
+The divergence is exact or estimated by probes that stay fixed along the trajectory, so that the equation stays an
+ordinary one (Chen et al. 2018; Grathwohl et al. 2019); see ``divergence``.
 
 Integers k are made continuous by uniform dequantisation, y = (k + u - shift) * bin_width with u ~ U[0, 1): by Jensen
 
@@ -17,9 +16,8 @@ and bits per dimension are -(that)/(D ln 2). Continuous data have no such unit: 
 
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import diffrax
 import jax
@@ -28,74 +26,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.divergence import Divergence, hutchinson, whole
 from scoresde.flow import Method, angle, failure_message, radius, velocity
 from scoresde.score import Score, as_partial
 from scoresde.sde import SDE, example_keys
-
-VectorField = Callable[[jax.Array], jax.Array]
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return int(value)
-
-
-class Divergence(Protocol):
-    """A hashable pair of functions that estimate the divergence of a vector field."""
-
-    def draw(self, key: jax.Array, u: jax.Array) -> jax.Array:
-        """What stays fixed along the trajectory of one example: (P, *event)."""
-        ...
-
-    def __call__(self, field: VectorField, u: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(field(u), P estimates of its divergence) for u of shape ``event``."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Hutchinson:
-    """See ``hutchinson``."""
-
-    probes: int
-
-    def draw(self, key: jax.Array, u: jax.Array) -> jax.Array:
-        return jax.random.rademacher(key, (self.probes, *u.shape), u.dtype)
-
-    def __call__(self, field: VectorField, u: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, tangents = jax.vmap(lambda z: jax.jvp(field, (u,), (z,)), out_axes=(None, 0))(probes)
-        return value, jnp.sum((probes * tangents).reshape(self.probes, -1), axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class ExactDivergence:
-    """The trace of the Jacobian, D forward-mode columns taken ``chunk`` at a time to bound the memory."""
-
-    chunk: int = 64
-
-    def __post_init__(self) -> None:
-        _whole("chunk", self.chunk)
-
-    def draw(self, key: jax.Array, u: jax.Array) -> jax.Array:
-        return jnp.zeros((1, *u.shape), u.dtype)
-
-    def __call__(self, field: VectorField, u: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, push = jax.linearize(field, u)
-
-        def diagonal(i: jax.Array) -> jax.Array:
-            basis = jax.nn.one_hot(i, u.size, dtype=u.dtype).reshape(u.shape)
-            return push(basis).reshape(-1)[i]
-
-        return value, jnp.sum(jax.lax.map(diagonal, jnp.arange(u.size), batch_size=min(self.chunk, u.size)))[None]
-
-
-exact_divergence = ExactDivergence()
-"""The exact divergence: D tangents an evaluation. ``ExactDivergence(chunk=n)`` bounds the memory differently."""
-
-
-def hutchinson(probes: int = 1) -> Hutchinson:
-    """Hutchinson's estimate from ``probes`` Rademacher vectors an example, fixed along its trajectory."""
-    return Hutchinson(_whole("probes", probes))
 
 
 @partial(
@@ -135,7 +69,7 @@ def log_likelihood(
     score: Score,
     x: ArrayLike,
     *,
-    divergence: Divergence = Hutchinson(1),
+    divergence: Divergence = hutchinson(probes=1),
     rtol: float = 1e-5,
     atol: float = 1e-5,
     solver: diffrax.AbstractERK | None = None,
@@ -204,14 +138,7 @@ def _log_likelihood(
         (u, integral), num_evals, success = jax.vmap(solve)(example_keys(key, x.shape[0]), x)
     latent = r_max * u
     log_prob = sde.prior_log_prob(latent) + dims * jnp.log(r_max / r_min) + jnp.mean(integral, axis=1)
-    count = integral.shape[1]
-    if isinstance(divergence, ExactDivergence):
-        std_error = jnp.zeros_like(log_prob)
-    elif count > 1:
-        std_error = jnp.std(integral, axis=1, ddof=1) / math.sqrt(count)
-    else:
-        std_error = jnp.full_like(log_prob, jnp.nan)
-    return Likelihood(log_prob, std_error, latent, num_evals, success, method.max_steps)
+    return Likelihood(log_prob, divergence.std_error(integral), latent, num_evals, success, method.max_steps)
 
 
 def dequantised_log_likelihood(
@@ -249,7 +176,7 @@ def dequantised_log_likelihood(
         raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use log_likelihood")
     if bin_width is None or not (bin_width > 0 and math.isfinite(bin_width)):
         raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
-    repeats = _whole("repeats", repeats)
+    repeats = whole("repeats", repeats)
     results = []
     for k in range(repeats):
         key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))

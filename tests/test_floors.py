@@ -14,6 +14,7 @@ FLOORS = {
     "nn": 0,
     "metrics": 0,
     "checkpoint": 0,
+    "divergence": 0,
     "gaussian": 1,
     "precond": 1,
     "grids": 1,
