@@ -199,7 +199,7 @@ def build(config: Config, data: Data) -> Model:
 
     def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
         key_noise, key_dropout, key_loss = jax.random.split(key, 3)
-        x = data.to_model(batch, jax.random.uniform(key_noise, batch.shape))
+        x = data.to_model(batch, jax.random.uniform(key_noise, (len(batch), batch[0].size)).reshape(batch.shape))
         score = precond.score(partial(apply, params, key=key_dropout))
         return ss.denoising_score_matching(key_loss, sde, score, x, weight=weight, times=times)
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
-from scoresde.score import Score, check_score
-from scoresde.sde import SDE, expand
+from scoresde.score import Score, check_score, flatten
+from scoresde.sde import SDE
 
 Weight = Callable[[SDE, jax.Array], jax.Array]
 """(sde, t) -> weight on ||eps_hat - eps||^2 under uniform time."""
@@ -105,7 +105,8 @@ def denoising_score_matching(
         raise ValueError(f"x must be floating point of shape (B, *event), got {x.dtype} {x.shape}")
     key_times, key_noise = jax.random.split(key)
     t, importance = times(key_times, sde, x.shape[0])
-    noise = jax.random.normal(key_noise, x.shape, x.dtype)
-    x_t = sde.perturb(x, t, noise)
-    error = expand(sde.sigma(t), x) * check_score(score(x_t, t), x_t) + noise
-    return weight(sde, t) * importance * jnp.mean(error**2, axis=tuple(range(1, x.ndim)))
+    x_0 = flatten(x)
+    noise = jax.random.normal(key_noise, x_0.shape, x.dtype)
+    x_t = sde.perturb(x_0, t, noise).reshape(x.shape)
+    error = sde.sigma(t)[:, None] * flatten(check_score(score(x_t, t), x_t)) + noise
+    return weight(sde, t) * importance * jnp.mean(error**2, axis=1)

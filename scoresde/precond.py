@@ -29,7 +29,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.score import Score
+from scoresde.score import Score, check_score, flatten
 from scoresde.sde import SDE, expand
 
 Coefficients = tuple[jax.Array, jax.Array]
@@ -128,6 +128,8 @@ def _network_score(precond: Preconditioner, network: Partial, x: jax.Array, t: j
     t = jnp.asarray(t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     p, q = precond.prediction(alpha, sigma, sigma_data)
-    u = x / expand(_radius(alpha, sigma, sigma_data), x)
+    flat = flatten(x)
+    u = flat / expand(_radius(alpha, sigma, sigma_data), flat)
     c = jnp.broadcast_to(-0.5 * sde.log_snr(t) - math.log(sigma_data), x.shape[:1])
-    return -(expand(p, x) * u + expand(q, x) * network(u, c)) / expand(sigma, x)
+    F = flatten(check_score(network(u.reshape(x.shape), c), x))
+    return (-(expand(p, u) * u + expand(q, u) * F) / expand(sigma, u)).reshape(x.shape)

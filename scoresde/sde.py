@@ -197,7 +197,8 @@ def example_keys(key: jax.Array, batch: int) -> jax.Array:
 
 def normal_per_example(keys: jax.Array, event_shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
     """Standard normal noise of shape (B, *event), row i drawn from ``keys[i]`` alone."""
-    return jax.vmap(lambda key: jax.random.normal(key, event_shape, dtype))(keys)
+    flat = jax.vmap(lambda key: jax.random.normal(key, (math.prod(event_shape),), dtype))(keys)
+    return flat.reshape(*keys.shape, *event_shape)
 
 
 @jax.jit

@@ -55,11 +55,13 @@ def main(sde: str = "vp", data: str = "digits", steps: int = 50, turns: int = 9,
 
     @jax.jit
     def gradients(params: Any, key: jax.Array) -> Any:
-        def body(total: Any, key: jax.Array) -> tuple[Any, None]:
-            grads = jax.grad(lambda p: jnp.mean(model.apply(p, u, c, key=key) ** 2))(params)
-            return jax.tree.map(jnp.add, total, grads), None
+        """At parameters that move, as in training: frozen ones would let XLA transpose the weights once for all."""
 
-        return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), jax.random.split(key, steps))[0]
+        def body(params: Any, key: jax.Array) -> tuple[Any, None]:
+            grads = jax.grad(lambda p: jnp.mean(model.apply(p, u, c, key=key) ** 2))(params)
+            return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
+
+        return jax.lax.scan(body, params, jax.random.split(key, steps))[0]
 
     def train() -> Any:
         nonlocal state
@@ -67,19 +69,21 @@ def main(sde: str = "vp", data: str = "digits", steps: int = 50, turns: int = 9,
         return metrics
 
     x = model.sde.prior_sample(jax.random.key(2), (batch, *source.event_shape))
-    times = jnp.linspace(4.0, -5.0, steps)
+    score, grid = model.score(params), ss.log_snr_grid(model.sde, steps)
+    coordinates = -0.5 * model.sde.log_snr(grid[:-1])
 
     @jax.jit
-    def evaluations(params: Any, x: jax.Array) -> jax.Array:
-        return jax.lax.scan(lambda x, c: (model.apply(params, x, jnp.full(batch, c)), None), x, times)[0]
+    def evaluations(params: Any, u: jax.Array) -> jax.Array:
+        """The network at the noise levels of the solvers and at inputs of the same scale, one after the other."""
+        body = lambda u, c: (u + 1e-3 * model.apply(params, u, jnp.full(batch, c)), None)  # noqa: E731
+        return jax.lax.scan(body, u, coordinates)[0]
 
-    score, grid = model.score(params), ss.log_snr_grid(model.sde, steps)
     solve = partial(ss.integrate, jax.random.key(3), score)
     seconds = alternate(
         {
             "network and gradient": lambda: gradients(params, jax.random.key(0)),
             "training step": train,
-            "network": lambda: evaluations(params, x),
+            "network": lambda: evaluations(params, x / jnp.std(x)),
             "ddim": lambda: solve(ss.ddim(model.sde, grid), x),
             "euler_maruyama": lambda: solve(ss.euler_maruyama(model.sde, grid), x),
         },

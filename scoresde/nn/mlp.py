@@ -83,7 +83,8 @@ class ResidualMLP(nnx.Module):
     def __call__(self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         check_input(self, self.event_shape, x, c)
         e = self.embedding(c)
-        waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
+        flat = x.reshape(x.shape[0], size(self.event_shape))
+        waves = input_waves(flat, c, self.input_frequencies, np.array(self.input_offset))
         h = self.input(waves.reshape(x.shape[0], size(waves.shape[1:])))
         for block, block_key in zip(self.blocks, split(key, len(self.blocks)), strict=True):
             h = block(h, e, key=block_key)

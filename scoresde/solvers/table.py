@@ -26,8 +26,8 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.grids import check_grid
-from scoresde.score import Score, as_partial, check_score
-from scoresde.sde import SDE, example_keys, expand, normal_per_example, on_host
+from scoresde.score import Score, as_partial, check_score, flatten
+from scoresde.sde import SDE, example_keys, normal_per_example, on_host
 
 
 @partial(jax.tree_util.register_dataclass, meta_fields=[], data_fields=["look", "commit", "start_std"])
@@ -176,13 +176,15 @@ def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, traje
         base, history = state
         base = _commit(keys, k, commit, base, history)
         point = look.b * base + _combine(look.B, history)
-        h = look.c * point + look.d * check_score(score(point, look.t), point)
+        x = point.reshape(shape)
+        h = look.c * point + look.d * flatten(check_score(score(x, look.t), x))
         return (base, jnp.concatenate([h[None].astype(x.dtype), history[:-1]])), base if trajectory else None
 
+    shape, x = x.shape, flatten(x)
     start = x, jnp.zeros((table.commit.A.shape[-1], *x.shape), x.dtype)
     (base, history), path = jax.lax.scan(body, start, (rows, table.look))
     base = _commit(keys, last[0], last[1], base, history)
-    return jnp.concatenate([path, base[None]]) if trajectory else base
+    return jnp.concatenate([path, base[None]]).reshape(-1, *shape) if trajectory else base.reshape(shape)
 
 
 def _combine(coefficients: jax.Array, history: jax.Array) -> jax.Array:
@@ -195,9 +197,8 @@ def _commit(keys: jax.Array, k: jax.Array, row: Commit, base: jax.Array, history
 
     def with_noise() -> jax.Array:
         z = normal_per_example(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k), base.shape[1:], base.dtype)
-        axes = tuple(range(1, base.ndim))
-        squares = jnp.sum(z**2, axes), jnp.sum(history[0] ** 2, axes)
-        m = jnp.where(row.adaptive > 0, squares[0] / jnp.maximum(squares[1], jnp.finfo(base.dtype).tiny), 1)
-        return expand(m, base) * direction + expand(jnp.sqrt(m), base) * row.s * z
+        noise_square, square = (jnp.sum(v**2, axis=1, keepdims=True) for v in (z, history[0]))
+        m = jnp.where(row.adaptive > 0, noise_square / jnp.maximum(square, jnp.finfo(base.dtype).tiny), 1)
+        return m * direction + jnp.sqrt(m) * row.s * z
 
     return row.a * base + jax.lax.cond(row.s != 0, with_noise, lambda: direction)
