@@ -1,6 +1,7 @@
 """Solver tables and the one loop: exact laws on Gaussians, measured orders, naive loops, counted evaluations."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +19,25 @@ from family import (
     gaussian_law,
     mixture_moments,
     name,
+    run_in_numpy,
+    score_in_numpy,
     score_on,
     shifted,
     textbook,
     times_of,
     two_modes,
 )
+from scipy.integrate import solve_ivp
 
 from scoresde import Cosine, RectifiedFlow, SubVP, karras_grid, log_snr_grid, uniform_grid
+from scoresde.sde import on_host
 from scoresde.solvers import (
     Table,
     ancestral,
     ddim,
     deis,
     dpm_solver,
+    dpm_solver_single,
     euler_maruyama,
     heun,
     integrate,
@@ -55,6 +61,13 @@ ORDERS = {
     "dpm_solver_1": (lambda sde, grid: dpm_solver(sde, grid, 1), 1),
     "dpm_solver_2": (dpm_solver, 2),
     "dpm_solver_3": (lambda sde, grid: dpm_solver(sde, grid, 3), 3),
+    "dpm_solver_2_noise": (lambda sde, grid: dpm_solver(sde, grid, noise_prediction=True), 2),
+    "dpm_solver_2_sde": (lambda sde, grid: dpm_solver(sde, grid, eta=1.0), 1),
+    "dpm_solver_2_noise_sde": (lambda sde, grid: dpm_solver(sde, grid, eta=1.0, noise_prediction=True), 1),
+    "dpm_solver_single_2": (dpm_solver_single, 2),
+    "dpm_solver_single_3": (lambda sde, grid: dpm_solver_single(sde, grid, 3), 3),
+    "dpm_solver_single_2_noise": (lambda sde, grid: dpm_solver_single(sde, grid, noise_prediction=True), 2),
+    "dpm_solver_single_3_noise": (lambda sde, grid: dpm_solver_single(sde, grid, 3, noise_prediction=True), 3),
     "deis_2": (lambda sde, grid: deis(sde, grid, 2), 2),
     "deis_3": (deis, 3),
     "unipc_1": (lambda sde, grid: unipc(sde, grid, 1), 2),
@@ -77,10 +90,44 @@ def test_order_of_convergence_on_a_gaussian(sde, solver):
     """The law of the result is exact (no samples, no network, float64): its error falls as n^-order or faster, since
     on a Gaussian some methods gain an order (DEIS-3 and DPM-Solver-3, and Euler-Maruyama on VE)."""
     make, order = ORDERS[solver]
-    steps = {1: (64, 512), 2: (64, 256), 3: (128, 384), 4: (192, 480)}[order]
+    steps = {1: (64, 512), 2: (64, 256), 3: (128, 384), 4: (192, 480), 5: (96, 192)}[order]
     errors = [error_of_the_law(sde, make(sde, log_snr_grid(sde, n))) for n in steps]
     slope = np.log(errors[0] / errors[1]) / np.log(steps[1] / steps[0])
     assert errors[1] < 0.02 and slope > order - 0.12, (slope, errors)
+
+
+NARROW = VP(t_min=float(VP().time(5.0)))  # down to sigma/alpha = 0.08, so that orders show above rounding
+
+
+@pytest.fixture(scope="module")
+def mixture_flow():
+    """A one-dimensional mixture: score, starts at t_max and their exact images at t_min, by SciPy in u = log rho."""
+    score = score_in_numpy(NARROW, np.array([-1.0, 0.8]), np.array([0.45, 0.6]), np.array([0.4, 0.6]))
+
+    def velocity(u, y):
+        alpha = 1 / np.hypot(1, np.exp(u))
+        return -np.exp(2 * u) * alpha * score(alpha * y, NARROW.time(-2 * u))
+
+    with jax.enable_x64(True):
+        alpha, variance, _, _ = textbook(NARROW, np.array([NARROW.t_max, NARROW.t_min]))
+        start = np.linspace(-1.8, 1.8, 7) * np.sqrt(variance[0])
+        u = 0.5 * np.log(variance) - np.log(alpha)
+        exact = solve_ivp(velocity, u, start / alpha[0], method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1] * alpha[1]
+    return score, start, exact
+
+
+def is_deterministic(make):
+    return not np.any(make(VP(), log_snr_grid(VP(), 3)).commit.s)
+
+
+@pytest.mark.parametrize("grid", [log_snr_grid, karras_grid], ids=name)
+@pytest.mark.parametrize("solver", [k for k, (make, _) in ORDERS.items() if is_deterministic(make)])
+def test_deterministic_solvers_have_the_order_they_state(mixture_flow, solver, grid):
+    """Fitted on a mixture, on which no method gains an order, in float64: within 0.2 on both sides."""
+    (make, order), (score, start, exact) = ORDERS[solver], mixture_flow
+    steps = np.array([80, 160, 320])
+    errors = [np.linalg.norm(run_in_numpy(make(NARROW, grid(NARROW, n)), start, score) - exact) for n in steps]
+    assert abs(-np.polyfit(np.log(steps), np.log(errors), 1)[0] - order) < 0.2, errors
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -145,6 +192,67 @@ def formula_ddim(sde, grid, eta):
         total[1:] * (np.sqrt(a_s) - direction * np.sqrt(a_t)),
         total[1:] * std,
     )
+
+
+def phi(k, h):
+    """phi_k(h) = (phi_(k-1)(h) - 1/(k-1)!)/h with phi_0 = exp, as the papers write it."""
+    return np.exp(h) if k == 0 else (phi(k - 1, h) - 1 / math.factorial(k - 1)) / h
+
+
+def combined(sde, grid, make):
+    """One step from grid[-2] to grid[-1] as coefficients on (x, h newest first), of a table whose last step it is."""
+    table = make(sde, grid)
+    return np.append(table.commit.a[-1], table.commit.A[-1])
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_dpm_solver_is_the_papers_formula(sde):
+    """Both predictions of multistep order 2 and 3 and of single-step order 2 and 3, written with phi functions.
+
+    Lu et al. (2022a), equations 3.7, 4.1 and algorithms 1 and 2; (2022b), algorithm 2, the third-order term with the
+    factor 2 of the divided difference, which published codes drop.
+    """
+    lam = np.array([-1.0, -0.3, 0.6, 1.2])
+    grid = np.asarray(on_host(sde.time, 2 * lam))
+    alpha, variance, _, _ = textbook(sde, grid)
+    sigma, h = np.sqrt(variance), np.diff(lam)
+    step, r0, r1 = h[-1], h[1] / h[2], h[0] / h[2]
+    for noise in (False, True):
+        scale, z = (-sigma[-1], step) if noise else (alpha[-1], -step)
+        ratio = (alpha if noise else sigma)[-1] / (alpha if noise else sigma)[-2]
+        first, second, third = step * phi(1, z), step * phi(2, z), step * phi(3, z)
+        newest, middle, oldest = np.eye(3)
+        d10, d11 = (newest - middle) / r0, (middle - oldest) / r1
+        d1, d2 = d10 + r0 / (r0 + r1) * (d10 - d11), 2 * (d10 - d11) / (r0 + r1)
+        expected = scale * (first * newest + second * d1 + third * d2)
+        got = combined(sde, grid, lambda s, g, noise=noise: dpm_solver(s, g, 3, noise_prediction=noise))
+        np.testing.assert_allclose(got, np.append(ratio, expected), rtol=2e-5, atol=1e-7)
+        got = combined(sde, grid, lambda s, g, noise=noise: dpm_solver(s, g, 2, noise_prediction=noise))
+        expected = scale * first * (newest + d10 / 2)
+        np.testing.assert_allclose(got, np.append(ratio, expected[:2]), rtol=2e-5, atol=1e-7)
+        got = combined(sde, grid[-2:], lambda s, g, noise=noise: dpm_solver_single(s, g, 2, noise_prediction=noise))
+        np.testing.assert_allclose(got, [ratio, scale * first, 0], rtol=2e-5, atol=1e-7)
+        got = combined(sde, grid[-2:], lambda s, g, noise=noise: dpm_solver_single(s, g, 3, noise_prediction=noise))
+        expected = scale * (first * oldest + 1.5 * second * (newest - oldest))
+        np.testing.assert_allclose(got, np.append(ratio, expected), rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_the_exponential_forms_keep_the_law_when_the_value_is_known(sde, noise):
+    """With data at one point D is constant and eps in a step is known from x: for every tau the variance added and the
+    contraction balance. Here: D = mean exactly and std 0, so data prediction of any order and eta is exact."""
+    grid = log_snr_grid(sde, 7)
+    if noise:  # eps is constant along the flow's exact paths of a point: order 1 without noise is exact
+        table = dpm_solver(sde, grid, 1, noise_prediction=True)
+        got, want = gaussian_law(sde, table, MEAN, 0.0), textbook(sde, sde.t_min)
+        np.testing.assert_allclose(got, [want[0] * MEAN, np.sqrt(want[1])], rtol=1e-5)
+        return
+    for order in (1, 2, 3):
+        for eta in (0.0, 0.6, 1.0):
+            got = gaussian_law(sde, dpm_solver(sde, grid, order, eta), MEAN, 0.0)
+            want = textbook(sde, sde.t_min)
+            np.testing.assert_allclose(got, [want[0] * MEAN, np.sqrt(want[1])], rtol=1e-5)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -521,6 +629,10 @@ def test_events_of_any_shape():
         (lambda s, g: predictor_corrector(s, g, dpm_solver), r"predictor must take one evaluation a step"),
         (lambda s, g: predictor_corrector(s, g, predictor_corrector), r"predictor must take one evaluation a step"),
         (lambda s, g: predictor_corrector(s, g, lambda s, g: with_denoising(s, ddim(s, g))), r"predictor must"),
+        (lambda s, g: dpm_solver(s, g, 4), r"order must be a whole number from 1 to 3, got 4"),
+        (lambda s, g: dpm_solver(s, g, 2.5), r"order must be a whole number from 1 to 3, got 2\.5"),
+        (lambda s, g: dpm_solver(s, g, eta=-0.1), r"eta must be in \[0, 1\], got -0\.1"),
+        (lambda s, g: dpm_solver_single(s, g, 1), r"order must be a whole number from 2 to 3, got 1"),
         (lambda s, g: ddim(s, g[::-1]), r"a grid must decrease strictly"),
         (lambda s, g: euler_maruyama(s, [1.2, 0.1]), r"grid times must lie in \[t_min, t_max\]"),
         (lambda s, g: reverse_diffusion(s, [1.0, 0.0]), r"grid times must lie in \[t_min, t_max\]"),

@@ -97,18 +97,36 @@ class Nodes:
     def at(cls, sde: SDE, t: np.ndarray) -> "Nodes":
         return cls(t, *on_host(lambda t: (sde.alpha(t), sde.sigma(t), sde.log_snr(t)), t))
 
+    def __getitem__(self, part: slice) -> "Nodes":
+        return Nodes(self.t[part], self.alpha[part], self.sigma[part], self.log_snr[part])
+
+
+def stages(nodes: Nodes, look: Look, commit: Commit) -> Table:
+    """The table of n steps of m rows, each of which looks and then commits: arrays (n, m) and, for A and B, (n, m, H).
+
+    Times of the looks and of the states committed are given; the first state is that of the first node.
+    """
+    rows, history = np.size(look.t), np.shape(look.B)[-1]
+
+    def flat(v: np.ndarray) -> np.ndarray:
+        return np.reshape(v, (rows, *np.shape(v)[2:]))
+
+    first = Commit(nodes.t[0], 1.0, np.zeros(history), 0.0, 0.0)  # leaves the state as it is
+    commit = jax.tree.map(lambda one, v: np.concatenate([np.asarray(one)[None], flat(v)]), first, commit)
+    return Table(jax.tree.map(flat, look), commit, nodes.sigma[0])
+
 
 def single_step(nodes: Nodes, *, a: ArrayLike, A: ArrayLike, s: ArrayLike, c: ArrayLike, d: ArrayLike) -> Table:
-    """The table of n steps that each look once, where they start: x' = a x + A h + s z with h = c x + d score(x, t).
+    """The table of n steps that each look once, where they start: x' = a x + sum_j A_j h_j + s z, h = c x + d score.
 
-    Coefficients are (n,) or scalars.
+    Coefficients are (n,) or scalars, A also (n, H) over the newest and older values.
     """
     n = len(nodes.t) - 1
-    a, A, s, c, d = (np.broadcast_to(np.asarray(v, np.float64), (n,)) for v in (a, A, s, c, d))
-    first = partial(np.insert, obj=0)  # the first commit leaves the state as it is
-    commit = Commit(nodes.t, first(a, values=1.0), first(A, values=0.0)[:, None], first(s, values=0.0), np.zeros(n + 1))
-    look = Look(nodes.t[:-1], np.ones(n), np.zeros((n, 1)), c, d)
-    return Table(look, commit, nodes.sigma[0])
+    a, s, c, d = (np.broadcast_to(np.asarray(v, np.float64), (n,))[:, None] for v in (a, s, c, d))
+    A = np.asarray(A, np.float64)
+    A = (A if A.ndim == 2 else np.broadcast_to(A, (n,))[:, None])[:, None]
+    look = Look(nodes.t[:-1, None], np.ones((n, 1)), np.zeros_like(A), c, d)
+    return stages(nodes, look, Commit(nodes.t[1:, None], a, A, s, np.zeros((n, 1))))
 
 
 def with_denoising(sde: SDE, table: Table) -> Table:
