@@ -47,7 +47,7 @@ from scoresde.solvers import (
     unipc,
     with_denoising,
 )
-from scoresde.solvers.table import Nodes, single_step
+from scoresde.solvers.table import Nodes, join, single_step
 
 KEY = jax.random.key(11)
 MEAN, STD = 0.7, 0.4
@@ -58,6 +58,9 @@ ORDERS = {
     "ddim": (ddim, 1),
     "ddim_half": (SOLVERS["ddim_half"], 1),
     "heun": (heun, 2),
+    "ralston": (lambda sde, grid: heun(sde, grid, alpha=2 / 3), 2),
+    "midpoint": (lambda sde, grid: heun(sde, grid, alpha=0.5), 2),
+    "heun_churn": (lambda sde, grid: heun(sde, grid, churn=3.0), 1),
     "dpm_solver_1": (lambda sde, grid: dpm_solver(sde, grid, 1), 1),
     "dpm_solver_2": (dpm_solver, 2),
     "dpm_solver_3": (lambda sde, grid: dpm_solver(sde, grid, 3), 3),
@@ -74,7 +77,7 @@ ORDERS = {
     "unipc_2": (lambda sde, grid: unipc(sde, grid, 2), 3),
     "unipc_3": (unipc, 4),
 }
-EVERY = SOLVERS | {k: v for k, (v, _) in ORDERS.items()} | {"heun_churn": lambda sde, grid: heun(sde, grid, churn=3.0)}
+EVERY = SOLVERS | {k: v for k, (v, _) in ORDERS.items()}
 
 
 def error_of_the_law(sde, table):
@@ -303,6 +306,54 @@ def test_reverse_diffusion_on_ve_is_songs():
     np.testing.assert_allclose(table.commit.a[1:], 1, rtol=1e-12)
     np.testing.assert_allclose(table.commit.A[1:, 0], -np.diff(variance), rtol=1e-9)
     np.testing.assert_allclose(table.commit.s[1:], np.sqrt(-np.diff(variance)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2 / 3, 0.5])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_heun_is_algorithm_2_of_edm(sde, alpha):
+    """The naive loop in y = x/alpha and rho = sigma/alpha, with churn in a range and S_noise; appendix B for alpha."""
+    n, churn, s_min, s_max, s_noise = 12, 4.0, 0.05, 3.0, 1.3
+    grid = karras_grid(sde, n)
+    table = heun(sde, grid, churn, s_min=s_min, s_max=s_max, s_noise=s_noise, alpha=alpha)
+    score = score_in_numpy(sde, np.array([-1.0, 0.8]), np.array([0.45, 0.6]), np.array([0.4, 0.6]))
+    rng = np.random.default_rng(0)
+    noise, x = rng.normal(size=(2 * n + 1, 5)), rng.normal(size=5) * table.start_std
+
+    def eps(y, rho):
+        t = np.clip(on_host(sde.time, -2 * np.log(rho)), sde.t_min, sde.t_max)
+        a, v, _, _ = textbook(sde, t)
+        return -np.sqrt(v) * score(a * y, t)
+
+    a, v, _, _ = textbook(sde, grid)
+    rho, y, added = np.sqrt(v) / a, x / a[0], 0
+    for i in range(n):
+        gamma = min(churn / n, np.sqrt(2) - 1) if s_min <= rho[i] <= s_max else 0
+        added += gamma > 0
+        hat = min(rho[i] * (1 + gamma), rho[0])
+        y = y + s_noise * np.sqrt(hat**2 - rho[i] ** 2) * noise[2 * i]
+        slope, step = eps(y, hat), rho[i + 1] - hat
+        second = eps(y + alpha * step * slope, hat + alpha * step)
+        y = y + step * ((1 - 1 / (2 * alpha)) * slope + second / (2 * alpha))
+    assert 0 < added < n
+    np.testing.assert_allclose(run_in_numpy(table, x, score, noise), a[-1] * y, rtol=1e-4)
+    plain = heun(sde, grid, churn, s_min=2 * rho[0], alpha=alpha)
+    assert not np.any(plain.commit.s)  # a range that no node is in
+
+
+def test_joined_tables_are_run_one_after_another():
+    """Tables of different histories, with fresh noise at the beginning of the second, as two runs."""
+    sde, (first, second) = VP(), np.split(log_snr_grid(VP(), 9), [5])
+    parts = dpm_solver(sde, first, 2, eta=0.5), heun(sde, np.append(first[-1], second), churn=3.0)
+    table = join(parts)
+    rng = np.random.default_rng(0)
+    score = score_in_numpy(sde, np.array([-1.0, 0.8]), np.array([0.45, 0.6]), np.array([0.4, 0.6]))
+    x, noise = rng.normal(size=5), rng.normal(size=(table.num_evals + 1, 5))
+    cut = parts[0].num_evals
+    noise[cut] = 0  # where two independent draws meet: their sum is one draw
+    twice = run_in_numpy(parts[1], run_in_numpy(parts[0], x, score, noise[: cut + 1]), score, noise[cut:])
+    np.testing.assert_allclose(run_in_numpy(table, x, score, noise), twice, rtol=1e-12)
+    expected = np.hypot(parts[1].commit.a[0] * parts[0].commit.s[-1], parts[1].commit.s[0])
+    np.testing.assert_allclose(table.commit.s[cut], expected)
 
 
 def noise_of(key, row, batch, event):
@@ -633,6 +684,10 @@ def test_events_of_any_shape():
         (lambda s, g: dpm_solver(s, g, 2.5), r"order must be a whole number from 1 to 3, got 2\.5"),
         (lambda s, g: dpm_solver(s, g, eta=-0.1), r"eta must be in \[0, 1\], got -0\.1"),
         (lambda s, g: dpm_solver_single(s, g, 1), r"order must be a whole number from 2 to 3, got 1"),
+        (lambda s, g: heun(s, g, -1.0), r"churn must be at least 0, got -1\.0"),
+        (lambda s, g: heun(s, g, s_min=2.0, s_max=1.0), r"s_min and s_max must satisfy 0 <= s_min <= s_max, got 2\.0"),
+        (lambda s, g: heun(s, g, s_noise=np.nan), r"s_noise must be at least 0 and finite, got nan"),
+        (lambda s, g: heun(s, g, alpha=0.0), r"alpha must be in \(0, 1\], got 0\.0"),
         (lambda s, g: ddim(s, g[::-1]), r"a grid must decrease strictly"),
         (lambda s, g: euler_maruyama(s, [1.2, 0.1]), r"grid times must lie in \[t_min, t_max\]"),
         (lambda s, g: reverse_diffusion(s, [1.0, 0.0]), r"grid times must lie in \[t_min, t_max\]"),

@@ -16,6 +16,7 @@ m = ||z||^2 / ||h_0||^2 of each example, its sum over the history is multiplied 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -129,17 +130,43 @@ def single_step(nodes: Nodes, *, a: ArrayLike, A: ArrayLike, s: ArrayLike, c: Ar
     return stages(nodes, look, Commit(nodes.t[1:, None], a, A, s, np.zeros((n, 1))))
 
 
+def lifted(table: Table, rows: np.ndarray, t: ArrayLike, gain: ArrayLike, noise: ArrayLike) -> Table:
+    """The table whose states of these commits x become gain x + noise z, at times t."""
+    one = table.commit
+    commit = Commit(*(np.array(v) for v in (one.t, one.a, one.A, one.s, one.adaptive)))
+    commit.t[rows] = t
+    commit.a[rows] *= gain
+    commit.A[rows] *= np.expand_dims(gain, -1)
+    commit.s[rows] = np.hypot(gain * commit.s[rows], noise)
+    return dataclasses.replace(table, commit=commit)
+
+
+def join(tables: Sequence[Table]) -> Table:
+    """The tables one after another, each from the state that the one before it left, which must begin with that state.
+
+    A table's first commit cannot depend on values, of which there are none: it is carried into the last one before it.
+    """
+    history = max(table.commit.A.shape[1] for table in tables)
+
+    def padded(v: np.ndarray) -> np.ndarray:
+        return np.pad(v, ((0, 0), (0, history - v.shape[1]))) if v.ndim == 2 else v
+
+    joined = jax.tree.map(padded, tables[0])
+    for table in tables[1:]:
+        table = jax.tree.map(padded, table)
+        first = jax.tree.map(lambda v: v[0], table.commit)
+        joined = lifted(joined, np.array([-1]), first.t, np.array([first.a]), first.s)
+        commit = jax.tree.map(lambda v, w: np.concatenate([v, w[1:]]), joined.commit, table.commit)
+        look = jax.tree.map(lambda v, w: np.concatenate([v, w]), joined.look, table.look)
+        joined = Table(look, commit, joined.start_std)
+    return joined
+
+
 def with_denoising(sde: SDE, table: Table) -> Table:
     """The table followed by one evaluation at its last time that returns E[x_0 | x_t] (Tweedie's formula)."""
-    nodes = Nodes.at(sde, table.commit.t[-1:])
-    history = np.zeros((1, table.commit.A.shape[1]))
-    newest = history.copy()
-    newest[0, 0] = 1.0
-    one, zero = np.ones(1), np.zeros(1)
-    look = Look(nodes.t, one, history, 1 / nodes.alpha, nodes.sigma**2 / nodes.alpha)
-    commit = Commit(nodes.t, zero, newest, zero, zero)
-    join = partial(jax.tree.map, lambda rows, row: np.concatenate([rows, row]))
-    return Table(join(table.look, look), join(table.commit, commit), table.start_std)
+    nodes = Nodes.at(sde, np.repeat(table.commit.t[-1:], 2))
+    alpha, sigma = nodes.alpha[:1], nodes.sigma[:1]
+    return join([table, single_step(nodes, a=0.0, A=1.0, s=0.0, c=1 / alpha, d=sigma**2 / alpha)])
 
 
 def sample(
