@@ -34,6 +34,7 @@ from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
 from scoresde.solvers import Table as Table
 from scoresde.solvers import ancestral as ancestral
+from scoresde.solvers import ancestral_split as ancestral_split
 from scoresde.solvers import bh1 as bh1
 from scoresde.solvers import bh2 as bh2
 from scoresde.solvers import ddim as ddim
@@ -46,9 +47,11 @@ from scoresde.solvers import integrate as integrate
 from scoresde.solvers import ipndm as ipndm
 from scoresde.solvers import lms as lms
 from scoresde.solvers import predictor_corrector as predictor_corrector
+from scoresde.solvers import restart as restart
 from scoresde.solvers import reverse_diffusion as reverse_diffusion
 from scoresde.solvers import sa_solver as sa_solver
 from scoresde.solvers import sample as sample
+from scoresde.solvers import seeds as seeds
 from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
 from scoresde.train import State as State

@@ -34,6 +34,7 @@ from scoresde.sde import on_host
 from scoresde.solvers import (
     Table,
     ancestral,
+    ancestral_split,
     bh1,
     bh2,
     ddim,
@@ -46,9 +47,11 @@ from scoresde.solvers import (
     ipndm,
     lms,
     predictor_corrector,
+    restart,
     reverse_diffusion,
     sa_solver,
     sample,
+    seeds,
     unipc,
     with_denoising,
 )
@@ -56,6 +59,16 @@ from scoresde.solvers.table import Nodes, join, single_step
 
 KEY = jax.random.key(11)
 MEAN, STD = 0.7, 0.4
+
+
+def restarted(sde, grid):
+    """Two intervals, of 2 repeats and one, with half the steps of the grid each; from five inner nodes on."""
+    if len(grid) < 6:
+        return heun(sde, grid)
+    high, n = np.exp(-0.5 * np.asarray(on_host(sde.log_snr, grid[0]))), len(grid) - 1
+    return restart(sde, grid, [(high / 3000, high / 50, n // 2, 2), (high / 30, high / 2, n // 2, 1)])
+
+
 ORDERS = {
     "euler_maruyama": (euler_maruyama, 1),
     "reverse_diffusion": (reverse_diffusion, 1),
@@ -95,6 +108,17 @@ ORDERS = {
     "sa_solver_flow": (lambda sde, grid: sa_solver(sde, grid, 1, tau=0.0, corrector=2), 2),
     "sa_solver": (sa_solver, 1),
     "sa_solver_part": (lambda sde, grid: sa_solver(sde, grid, 2, tau=lambda t: t > sde.t_max / 3, corrector=0), 1),
+    "seeds_1": (lambda sde, grid: seeds(sde, grid, 1), 1),
+    "seeds_2": (seeds, 1),
+    "seeds_2_data": (lambda sde, grid: seeds(sde, grid, noise_prediction=False), 1),
+    "seeds_2_flow": (lambda sde, grid: seeds(sde, grid, tau=0.0), 2),
+    "ancestral_split": (ancestral_split, 1),
+    "ancestral_split_noise": (
+        lambda sde, grid: ancestral_split(sde, grid, lambda s, g: dpm_solver_single(s, g, noise_prediction=True)),
+        1,
+    ),
+    "ancestral_split_flow": (lambda sde, grid: ancestral_split(sde, grid, eta=0.0), 2),
+    "restart": (restarted, 2),
     "unipc_1": (lambda sde, grid: unipc(sde, grid, 1), 2),
     "unipc_2": (lambda sde, grid: unipc(sde, grid, 2), 3),
     "unipc_3": (unipc, 4),
@@ -142,7 +166,7 @@ def mixture_flow():
 
 
 def is_deterministic(make):
-    return not np.any(make(VP(), log_snr_grid(VP(), 3)).commit.s)
+    return not np.any(make(VP(), log_snr_grid(VP(), 6)).commit.s)
 
 
 @pytest.mark.parametrize("grid", [log_snr_grid, karras_grid], ids=name)
@@ -313,7 +337,7 @@ def test_unipc_is_the_papers_algorithm(sde, order):
 
 @pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_sa_solver_at_its_ends_is_the_others(sde):
-    """tau = 0 is UniP and UniPC; tau = 1 of order 1 the Gaussian posterior, of order 3 DPM-Solver++ but for its start."""
+    """tau = 0 is UniP and UniPC; tau = 1 the Gaussian posterior or, of order 3 and after its start, DPM-Solver++."""
     grid = karras_grid(sde, 7)
     rows = [sa_solver(sde, grid, corrector=0).commit.A, dpm_solver(sde, grid, 3, eta=1.0).commit.A]
     np.testing.assert_allclose(rows[0][3:], rows[1][3:], rtol=1e-9)
@@ -359,6 +383,74 @@ def test_sa_solver_is_the_naive_loop():
         values.append((predicted + variance[i + 1] * score(predicted, grid[i + 1])) / alpha[i + 1])
         state = moved + sum(integral(lam[[i + 1, i]], j) * values[-1 - j] for j in range(2))
     np.testing.assert_allclose(run_in_numpy(table, x, score, noise), predicted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+@pytest.mark.parametrize("noise_prediction", [False, True])
+def test_seeds_is_the_naive_loop(noise_prediction, tau):
+    """Algorithm 2 with one noise per half step, for any tau, from the closed forms of both predictions."""
+    sde = SubVP()
+    grid = np.asarray(on_host(sde.time, np.linspace(-2.0, 6.0, 5)))
+    score = score_in_numpy(sde, np.array([-1.0, 0.8]), np.array([0.45, 0.6]), np.array([0.4, 0.6]))
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=5), rng.normal(size=(9, 5))
+    table = seeds(sde, grid, tau=tau, noise_prediction=noise_prediction)
+    got = run_in_numpy(table, x, score, noise)
+
+    def parts(t, s):  # (factor of x, of the value, std of the noise) between two times
+        (a, b), (v, w) = textbook(sde, np.array([t, s]))[:2]
+        h = np.log(b / a) + 0.5 * np.log(v / w)
+        if noise_prediction:
+            return b / a, -(1 + tau**2) * np.sqrt(w) * np.expm1(h), tau * np.sqrt(w * np.expm1(2 * h))
+        k = 1 + tau**2
+        return np.sqrt(w / v) * np.exp(-(tau**2) * h), b * -np.expm1(-k * h), np.sqrt(w * -np.expm1(-2 * tau**2 * h))
+
+    def value(x, t):
+        a, v, _, _ = textbook(sde, t)
+        return -np.sqrt(v) * score(x, t) if noise_prediction else (x + v * score(x, t)) / a
+
+    for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        r = on_host(sde.time, (np.asarray(on_host(sde.log_snr, t)) + np.asarray(on_host(sde.log_snr, s))) / 2)
+        a_1, w_1, s_1 = parts(t, r)
+        a, w, _ = parts(t, s)
+        inner = a_1 * x + w_1 * value(x, t) + s_1 * noise[2 * i + 1]
+        carried, _, s_2 = parts(r, s)
+        x = a * x + w * value(inner, r) + carried * s_1 * noise[2 * i + 1] + s_2 * noise[2 * i + 2]
+    np.testing.assert_allclose(got, x, rtol=1e-5)
+    if not noise_prediction and tau == 1:
+        one = seeds(sde, grid, 1, noise_prediction=False)
+        for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(ancestral(sde, grid)), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_the_ancestral_split_is_that_of_k_diffusion():
+    """sigma_up = min(s, eta sqrt(s^2 (t^2 - s^2)/t^2)), sigma_down = sqrt(s^2 - sigma_up^2), and Euler in sigma."""
+    sde, eta = VE(), 0.8
+    grid = karras_grid(sde, 8)
+    table = ancestral_split(sde, grid, ddim, eta=eta)
+    sigma = np.sqrt(textbook(sde, grid)[1])
+    up = np.minimum(sigma[1:], eta * np.sqrt(sigma[1:] ** 2 * (sigma[:-1] ** 2 - sigma[1:] ** 2) / sigma[:-1] ** 2))
+    down = np.sqrt(sigma[1:] ** 2 - up**2)
+    inside = down > sde.sigma_min
+    assert np.all(inside[:-1]) and not inside[-1]
+    np.testing.assert_allclose(table.commit.s[1:-1], up[:-1], rtol=1e-6)
+    np.testing.assert_allclose(table.commit.a[1:-1], (down / sigma[:-1])[:-1], rtol=1e-6)
+    assert table.commit.s[-1] == 0 and table.num_evals == 8
+    np.testing.assert_array_equal(table.times, grid)
+
+
+def test_restart_re_noises_where_it_says():
+    """The rows of the naive loop: flow, noise up, flow again, as many times; evaluations counted."""
+    sde = VE()
+    grid, rho = karras_grid(sde, 10), np.sqrt(textbook(VE(), karras_grid(VE(), 10))[1])
+    table = restart(sde, grid, [(rho[6], 5.0, 3, 2)], ddim)
+    assert table.num_evals == 10 + 2 * 3
+    (raised,) = np.nonzero(table.commit.s)
+    np.testing.assert_array_equal(raised, [6, 9])
+    np.testing.assert_allclose(table.commit.s[raised], np.sqrt(25 - rho[6] ** 2), rtol=1e-6)
+    looks = np.sqrt(textbook(sde, table.look.t)[1])
+    np.testing.assert_allclose(looks[[6, 9]], 5.0, rtol=1e-6)
+    np.testing.assert_allclose(np.delete(looks, [6, 7, 8, 9, 10, 11]), rho[:-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -831,6 +923,14 @@ def test_events_of_any_shape():
         (lambda s, g: sa_solver(s, g, corrector=5), r"corrector must be a whole number from 0 to 4, got 5"),
         (lambda s, g: sa_solver(s, g, tau=-1.0), r"tau must be at least 0 and finite, got -1\.0"),
         (lambda s, g: sa_solver(s, g, tau=lambda t: np.nan), r"tau must be at least 0 and finite, got nan"),
+        (lambda s, g: seeds(s, g, 3), r"order must be a whole number from 1 to 2, got 3"),
+        (lambda s, g: seeds(s, g, tau=-1.0), r"tau must be at least 0 and finite, got -1\.0"),
+        (lambda s, g: ancestral_split(s, g, eta=-1.0), r"eta must be at least 0 and finite, got -1\.0"),
+        (lambda s, g: restart(s, g, [(1.0, 0.5, 3, 1)]), r"an interval must have 0 < rho_low < rho_high <= 152\.\d"),
+        (lambda s, g: restart(s, g, [(0.1, 500, 3, 1)]), r"an interval must have 0 < rho_low < rho_high <= 152\.\d"),
+        (lambda s, g: restart(s, g, [(0.1, 1, 0, 1)]), r"steps of an interval must be a whole number from 1 to"),
+        (lambda s, g: restart(s, g, [(0.1, 1, 3, 0)]), r"repeats of an interval must be a whole number from 1 to"),
+        (lambda s, g: restart(s, g, [(0.1, 1, 3, 1)] * 2), r"rho_low stands for the node at 0\.\d+: it must be below"),
         (lambda s, g: ddim(s, g[::-1]), r"a grid must decrease strictly"),
         (lambda s, g: euler_maruyama(s, [1.2, 0.1]), r"grid times must lie in \[t_min, t_max\]"),
         (lambda s, g: reverse_diffusion(s, [1.0, 0.0]), r"grid times must lie in \[t_min, t_max\]"),

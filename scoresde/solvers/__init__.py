@@ -11,9 +11,13 @@ from scoresde.solvers.euler import euler_maruyama as euler_maruyama
 from scoresde.solvers.euler import reverse_diffusion as reverse_diffusion
 from scoresde.solvers.heun import heun as heun
 from scoresde.solvers.langevin import predictor_corrector as predictor_corrector
+from scoresde.solvers.restart import ancestral_split as ancestral_split
+from scoresde.solvers.restart import restart as restart
 from scoresde.solvers.sa_solver import sa_solver as sa_solver
+from scoresde.solvers.seeds import seeds as seeds
 from scoresde.solvers.table import Table as Table
 from scoresde.solvers.table import integrate as integrate
+from scoresde.solvers.table import join as join
 from scoresde.solvers.table import sample as sample
 from scoresde.solvers.table import with_denoising as with_denoising
 from scoresde.solvers.unipc import bh1 as bh1
