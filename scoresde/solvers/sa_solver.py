@@ -23,7 +23,7 @@ def sa_solver(
     tau: float | Callable[[float], float] = 1.0,
     corrector: int = 3,
 ) -> Table:
-    """SA-Solver, one evaluation a step. Weak order 1 where tau > 0: the error is O(tau^2 h + h^p).
+    """SA-Solver, one evaluation a step. Strong error O(tau h + h^p); weak order 2, measured on Gaussians.
 
     At tau = 0 it has order p = ``order``, or one more with a corrector of the same number (then it is ``unipc``); at
     tau = 1, order 1 and without corrector it is ``ancestral``. The last step is not corrected.
