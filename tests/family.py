@@ -192,3 +192,28 @@ def times_of(sde, n=41):
 
 def float64(values):
     return jnp.asarray(values, jnp.float64)
+
+
+def run_in_numpy(table, x, score, noise=None):
+    """The loop of ``integrate`` in NumPy float64: x (B,), score (x, t) -> (B,), noise (num_evals + 1, B) or none."""
+    history = np.zeros((table.commit.A.shape[1], len(x)))
+    for k in range(table.num_evals + 1):
+        x = table.commit.a[k] * x + table.commit.A[k] @ history + (0 if noise is None else table.commit.s[k] * noise[k])
+        if k < table.num_evals:
+            point = table.look.b[k] * x + table.look.B[k] @ history
+            h = table.look.c[k] * point + table.look.d[k] * score(point, table.look.t[k])
+            history = np.concatenate([h[None], history[:-1]])
+    return x
+
+
+def score_in_numpy(sde, means, stds, weights):
+    """The exact score of a one-dimensional mixture, from the published alpha and sigma^2."""
+
+    def score(x, t):
+        alpha, variance, _, _ = textbook(sde, t)
+        spread = alpha**2 * stds**2 + variance
+        pull = -(x[:, None] - alpha * means) / spread
+        density = weights * np.exp(-0.5 * pull**2 * spread) / np.sqrt(spread)
+        return np.sum(density * pull, 1) / np.sum(density, 1)
+
+    return score

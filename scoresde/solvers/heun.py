@@ -1,9 +1,11 @@
-"""Heun's method with churn: algorithm 2 of Karras et al. (2022), for any SDE.
+"""Second-order Runge-Kutta methods with churn: algorithm 2 of Karras et al. (2022), for any SDE.
 
 In y = x/alpha and rho = sigma/alpha the probability flow is dy/drho = eps_hat. A step first raises the noise from rho
-to rho_hat = (1 + gamma) rho by fresh noise, gamma = min(churn/n, sqrt 2 - 1), then takes the trapezoidal rule to rho_s:
+to rho_hat = (1 + gamma) rho by fresh noise, gamma = min(churn/n, sqrt 2 - 1) where rho is in [s_min, s_max], then looks
+a second time a share ``alpha`` of the way along Euler's step:
 
-    y_hat = y + sqrt(rho_hat^2 - rho^2) z,     y_s = y_hat + (rho_s - rho_hat) (eps_hat(y_hat) + eps_hat(Euler)) / 2.
+    y_hat = y + s_noise sqrt(rho_hat^2 - rho^2) z,            rho_mid = rho_hat + alpha (rho_s - rho_hat),
+    y_s = y_hat + (rho_s - rho_hat) [(1 - 1/(2 alpha)) eps_hat(y_hat) + 1/(2 alpha) eps_hat(Euler's y at rho_mid)].
 """
 
 import math
@@ -12,50 +14,68 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from scoresde.sde import SDE, on_host
-from scoresde.solvers.table import Commit, Look, Nodes, Table
+from scoresde.solvers.exponential import kept
+from scoresde.solvers.table import Commit, Look, Nodes, Table, lifted, stages
 
 
-def heun(sde: SDE, grid: ArrayLike, churn: float = 0.0) -> Table:
+def heun(
+    sde: SDE,
+    grid: ArrayLike,
+    churn: float = 0.0,
+    *,
+    s_min: float = 0.0,
+    s_max: float = math.inf,
+    s_noise: float = 1.0,
+    alpha: float = 1.0,
+) -> Table:
     """Order 2 for the probability flow at churn = 0; two evaluations a step. rho_hat never exceeds that of t_max.
 
+    Args:
+        churn: S_churn of Karras et al. (2022), at least 0.
+        s_min: with ``s_max`` the range of rho = sigma/alpha in which noise is added.
+        s_max: see ``s_min``.
+        s_noise: factor on the standard deviation of the added noise.
+        alpha: 1 for Heun's method, 2/3 for Ralston's, 1/2 for the midpoint rule; in (0, 1] (their appendix B, table 3).
+
     Raises:
-        ValueError: churn is negative.
+        ValueError: an argument is out of range.
     """
     if not churn >= 0:
         raise ValueError(f"churn must be at least 0, got {churn!r}")
+    if not 0 <= s_min <= s_max:
+        raise ValueError(f"s_min and s_max must satisfy 0 <= s_min <= s_max, got {s_min!r} and {s_max!r}")
+    if not 0 <= s_noise < math.inf:
+        raise ValueError(f"s_noise must be at least 0 and finite, got {s_noise!r}")
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha must be in (0, 1], got {alpha!r}")
     nodes = Nodes.of(sde, grid)
-    n, t_hat, log_gain = len(nodes.t) - 1, nodes.t[:-1], math.log1p(min(churn / (len(nodes.t) - 1), math.sqrt(2) - 1))
-    if churn:
-        raised = on_host(sde.time, nodes.log_snr[:-1] - 2 * log_gain)
-        t_hat = np.clip(raised, t_hat, sde.t_max)
-    hat, rho = Nodes.at(sde, t_hat), np.exp(-nodes.log_snr / 2)
+    start, end = nodes[:-1], nodes[1:]
+    n, rho = len(start.t), np.exp(-nodes.log_snr / 2)
+    gain = np.where((rho >= s_min) & (rho <= s_max), min(churn / n, math.sqrt(2) - 1), 0.0)[:-1]
+    raised = np.clip(on_host(sde.time, start.log_snr - 2 * np.log1p(gain)), start.t, sde.t_max)
+    hat = Nodes.at(sde, np.where(gain > 0, raised, start.t))
     rho_hat = np.exp(-hat.log_snr / 2)
-    fresh = hat.alpha * np.sqrt(np.maximum(rho_hat**2 - rho[:-1] ** 2, 0))
+    fresh = s_noise * hat.alpha * np.sqrt(np.maximum(rho_hat**2 - rho[:-1] ** 2, 0))
     delta = rho[1:] - rho_hat
+    inner = np.clip(on_host(sde.time, -2 * np.log(rho_hat + alpha * delta)), end.t, hat.t)
+    middle = Nodes.at(sde, end.t if alpha == 1 else inner)
 
-    def rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.stack([first, second], axis=1).reshape(2 * n, *first.shape[1:])
-
-    one, zero, none = np.ones(n), np.zeros(n), np.zeros((n, 2))
-    # The first row of a step looks at x_hat, the second at Euler's prediction; the next step's first row commits the
-    # trapezoidal rule and its own fresh noise at once.
-    prediction = np.stack([nodes.alpha[1:] * delta, zero], axis=1)
+    zero, one, none = np.zeros((n, 2)), np.ones(n), np.zeros(n)
+    euler = middle.alpha * (np.exp(-middle.log_snr / 2) - rho_hat)
+    (c, d), (c_mid, d_mid) = kept(hat, noise=True), kept(middle, noise=True)
     look = Look(
-        rows(t_hat, nodes.t[1:]),
-        rows(one, nodes.alpha[1:] / hat.alpha),
-        rows(none, prediction),
-        np.zeros(2 * n),
-        -rows(hat.sigma, nodes.sigma[1:]),
+        np.stack([hat.t, middle.t], 1),
+        np.stack([one, middle.alpha / hat.alpha], 1),
+        np.stack([zero, np.stack([euler, none], 1)], 1),
+        np.stack([c, c_mid], 1),
+        np.stack([d, d_mid], 1),
     )
-    target = np.append(hat.alpha[1:], nodes.alpha[n])
-    a = rows(np.insert(target / hat.alpha, 0, hat.alpha[0] / nodes.alpha[0])[:n], one)
-    trapezoid = np.repeat((target * delta / 2)[:, None], 2, axis=1)
-    A = rows(np.vstack([none[:1], trapezoid[:-1]]), none)
+    slope = (end.alpha * delta)[:, None] * np.array([1 / (2 * alpha), 1 - 1 / (2 * alpha)])
     commit = Commit(
-        np.append(rows(t_hat, t_hat), nodes.t[n]),
-        np.append(a, target[-1] / hat.alpha[-1]),
-        np.vstack([A, trapezoid[-1:]]),
-        np.append(rows(fresh, zero), 0.0),
-        np.zeros(2 * n + 1),
+        np.stack([hat.t, end.t], 1),
+        np.stack([one, end.alpha / hat.alpha], 1),
+        np.stack([zero, slope], 1),
+        zero,
+        zero,
     )
-    return Table(look, commit, nodes.sigma[0])
+    return lifted(stages(nodes, look, commit), np.arange(0, 2 * n, 2), hat.t, hat.alpha / start.alpha, fresh)

@@ -16,6 +16,7 @@ m = ||z||^2 / ||h_0||^2 of each example, its sum over the history is multiplied 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -97,31 +98,75 @@ class Nodes:
     def at(cls, sde: SDE, t: np.ndarray) -> "Nodes":
         return cls(t, *on_host(lambda t: (sde.alpha(t), sde.sigma(t), sde.log_snr(t)), t))
 
+    def __getitem__(self, part: slice) -> "Nodes":
+        return Nodes(self.t[part], self.alpha[part], self.sigma[part], self.log_snr[part])
+
+
+def stages(nodes: Nodes, look: Look, commit: Commit) -> Table:
+    """The table of n steps of m rows, each of which looks and then commits: arrays (n, m) and, for A and B, (n, m, H).
+
+    Times of the looks and of the states committed are given; the first state is that of the first node.
+    """
+    rows, history = np.size(look.t), np.shape(look.B)[-1]
+
+    def flat(v: np.ndarray) -> np.ndarray:
+        return np.reshape(v, (rows, *np.shape(v)[2:]))
+
+    first = Commit(nodes.t[0], 1.0, np.zeros(history), 0.0, 0.0)  # leaves the state as it is
+    commit = jax.tree.map(lambda one, v: np.concatenate([np.asarray(one)[None], flat(v)]), first, commit)
+    return Table(jax.tree.map(flat, look), commit, nodes.sigma[0])
+
 
 def single_step(nodes: Nodes, *, a: ArrayLike, A: ArrayLike, s: ArrayLike, c: ArrayLike, d: ArrayLike) -> Table:
-    """The table of n steps that each look once, where they start: x' = a x + A h + s z with h = c x + d score(x, t).
+    """The table of n steps that each look once, where they start: x' = a x + sum_j A_j h_j + s z, h = c x + d score.
 
-    Coefficients are (n,) or scalars.
+    Coefficients are (n,) or scalars, A also (n, H) over the newest and older values.
     """
     n = len(nodes.t) - 1
-    a, A, s, c, d = (np.broadcast_to(np.asarray(v, np.float64), (n,)) for v in (a, A, s, c, d))
-    first = partial(np.insert, obj=0)  # the first commit leaves the state as it is
-    commit = Commit(nodes.t, first(a, values=1.0), first(A, values=0.0)[:, None], first(s, values=0.0), np.zeros(n + 1))
-    look = Look(nodes.t[:-1], np.ones(n), np.zeros((n, 1)), c, d)
-    return Table(look, commit, nodes.sigma[0])
+    a, s, c, d = (np.broadcast_to(np.asarray(v, np.float64), (n,))[:, None] for v in (a, s, c, d))
+    A = np.asarray(A, np.float64)
+    A = (A if A.ndim == 2 else np.broadcast_to(A, (n,))[:, None])[:, None]
+    look = Look(nodes.t[:-1, None], np.ones((n, 1)), np.zeros_like(A), c, d)
+    return stages(nodes, look, Commit(nodes.t[1:, None], a, A, s, np.zeros((n, 1))))
+
+
+def lifted(table: Table, rows: np.ndarray, t: ArrayLike, gain: ArrayLike, noise: ArrayLike) -> Table:
+    """The table whose states of these commits x become gain x + noise z, at times t."""
+    one = table.commit
+    commit = Commit(*(np.array(v) for v in (one.t, one.a, one.A, one.s, one.adaptive)))
+    commit.t[rows] = t
+    commit.a[rows] *= gain
+    commit.A[rows] *= np.expand_dims(gain, -1)
+    commit.s[rows] = np.hypot(gain * commit.s[rows], noise)
+    return dataclasses.replace(table, commit=commit)
+
+
+def join(tables: Sequence[Table]) -> Table:
+    """The tables one after another, each from the state that the one before it left, which must begin with that state.
+
+    A table's first commit cannot depend on values, of which there are none: it is carried into the last one before it.
+    """
+    history = max(table.commit.A.shape[1] for table in tables)
+
+    def padded(v: np.ndarray) -> np.ndarray:
+        return np.pad(v, ((0, 0), (0, history - v.shape[1]))) if v.ndim == 2 else v
+
+    joined = jax.tree.map(padded, tables[0])
+    for table in tables[1:]:
+        table = jax.tree.map(padded, table)
+        first = jax.tree.map(lambda v: v[0], table.commit)
+        joined = lifted(joined, np.array([-1]), first.t, np.array([first.a]), first.s)
+        commit = jax.tree.map(lambda v, w: np.concatenate([v, w[1:]]), joined.commit, table.commit)
+        look = jax.tree.map(lambda v, w: np.concatenate([v, w]), joined.look, table.look)
+        joined = Table(look, commit, joined.start_std)
+    return joined
 
 
 def with_denoising(sde: SDE, table: Table) -> Table:
     """The table followed by one evaluation at its last time that returns E[x_0 | x_t] (Tweedie's formula)."""
-    nodes = Nodes.at(sde, table.commit.t[-1:])
-    history = np.zeros((1, table.commit.A.shape[1]))
-    newest = history.copy()
-    newest[0, 0] = 1.0
-    one, zero = np.ones(1), np.zeros(1)
-    look = Look(nodes.t, one, history, 1 / nodes.alpha, nodes.sigma**2 / nodes.alpha)
-    commit = Commit(nodes.t, zero, newest, zero, zero)
-    join = partial(jax.tree.map, lambda rows, row: np.concatenate([rows, row]))
-    return Table(join(table.look, look), join(table.commit, commit), table.start_std)
+    nodes = Nodes.at(sde, np.repeat(table.commit.t[-1:], 2))
+    alpha, sigma = nodes.alpha[:1], nodes.sigma[:1]
+    return join([table, single_step(nodes, a=0.0, A=1.0, s=0.0, c=1 / alpha, d=sigma**2 / alpha)])
 
 
 def sample(
