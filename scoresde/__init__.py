@@ -10,8 +10,16 @@ from scoresde.divergence import hutchinson as hutchinson
 from scoresde.flow import Flow as Flow
 from scoresde.flow import probability_flow as probability_flow
 from scoresde.gaussian import GaussianMixture as GaussianMixture
+from scoresde.grids import beta_grid as beta_grid
+from scoresde.grids import discrete_grid as discrete_grid
 from scoresde.grids import karras_grid as karras_grid
+from scoresde.grids import leading_levels as leading_levels
+from scoresde.grids import linspace_levels as linspace_levels
 from scoresde.grids import log_snr_grid as log_snr_grid
+from scoresde.grids import polyexponential_grid as polyexponential_grid
+from scoresde.grids import quadratic_grid as quadratic_grid
+from scoresde.grids import shifted_grid as shifted_grid
+from scoresde.grids import trailing_levels as trailing_levels
 from scoresde.grids import uniform_grid as uniform_grid
 from scoresde.likelihood import Likelihood as Likelihood
 from scoresde.likelihood import bits_per_dim as bits_per_dim

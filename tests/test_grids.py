@@ -3,12 +3,28 @@
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from family import OTHER_PARAMETERS, SDES, VE, VP, name, textbook
 
-from scoresde import Cosine, karras_grid, log_snr_grid, uniform_grid
+from scoresde import (
+    Cosine,
+    RectifiedFlow,
+    beta_grid,
+    ddim,
+    discrete_grid,
+    karras_grid,
+    leading_levels,
+    linspace_levels,
+    log_snr_grid,
+    polyexponential_grid,
+    quadratic_grid,
+    shifted_grid,
+    trailing_levels,
+    uniform_grid,
+)
 from scoresde.grids import check_grid
 
-GRIDS = (uniform_grid, log_snr_grid, karras_grid)
+GRIDS = (uniform_grid, quadratic_grid, beta_grid, log_snr_grid, polyexponential_grid, karras_grid, shifted_grid)
 
 
 def log_rho(sde, t):
@@ -19,7 +35,11 @@ def log_rho(sde, t):
 LAWS = {
     uniform_grid: lambda sde, t: t,
     log_snr_grid: log_rho,
+    quadratic_grid: lambda sde, t: np.sqrt(t),
+    beta_grid: lambda sde, t: scipy.stats.beta.cdf((t - sde.t_min) / (sde.t_max - sde.t_min), 0.6, 0.6),
+    polyexponential_grid: log_rho,
     karras_grid: lambda sde, t: np.exp(log_rho(sde, t) / 7),
+    shifted_grid: lambda sde, t: 1 / (1 + 3 * np.exp(-log_rho(sde, t))),
 }
 
 
@@ -46,7 +66,81 @@ def test_karras_is_edms_schedule_on_ve():
         np.testing.assert_allclose(np.sqrt(textbook(sde, karras_grid(sde, n, rho))[1]), sigma, rtol=1e-9)
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=name)
+@pytest.mark.parametrize("rho", [0.5, 1.0, 3.0])
+def test_polyexponential_is_its_formula(rho):
+    """sigma = exp(ramp^rho (log sigma_max - log sigma_min) + log sigma_min), ramp from 1 to 0, on VE."""
+    sigma = np.exp(np.linspace(1, 0, 12) ** rho * np.log(80.0 / 0.002) + np.log(0.002))
+    grid = polyexponential_grid(VE(0.002, 80.0), 11, rho)
+    np.testing.assert_allclose(np.sqrt(textbook(VE(0.002, 80.0), grid)[1]), sigma, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.3, 1.0, 3.0])
+def test_the_shift_is_flow_matchings(shift):
+    """On the straight path the grid is t -> s t/(1 + (s - 1) t) of equally spaced times, and s = 1 changes nothing."""
+    sde = RectifiedFlow()
+    grid = shifted_grid(sde, 13, shift)
+    before = grid / (shift - (shift - 1) * grid)  # the inverse of the shift
+    np.testing.assert_allclose(np.diff(before), np.diff(before)[0], rtol=1e-7)
+    if shift == 1:
+        np.testing.assert_allclose(grid, uniform_grid(sde, 13), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.6, 0.6), (0.3, 2.0), (1.0, 1.0)])
+def test_beta_quantiles_are_scipys(a, b):
+    sde = Cosine()
+    quantile = scipy.stats.beta.ppf(1 - np.arange(41) / 40, a, b)
+    np.testing.assert_allclose(
+        beta_grid(sde, 40, a, b), sde.t_min + quantile * (sde.t_max - sde.t_min), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_levels_of_a_discrete_model():
+    """The three published spacings of 1,000 levels (Lin et al. 2024, table 2), here counted from 1, and rounding."""
+    assert trailing_levels(10, 1000).tolist() == [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]
+    assert leading_levels(10, 1000).tolist() == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]
+    assert linspace_levels(10, 1000).tolist() == [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1]
+    assert trailing_levels(3, 10).tolist() == [10, 7, 3] and trailing_levels(4, 10).tolist() == [10, 8, 5, 2]
+    for n in (1, 7, 999, 1000):  # all distinct, all inside
+        for spacing in (trailing_levels, leading_levels, linspace_levels):
+            k = spacing(n, 1000)
+            assert len(set(k.tolist())) == n and k.min() >= 1 and k.max() <= 1000 and np.all(np.diff(k) < 0)
+
+
+@pytest.mark.parametrize("spacing", [trailing_levels, leading_levels, linspace_levels], ids=name)
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_a_discrete_grid_looks_at_trained_times_only(sde, spacing):
+    grid = discrete_grid(sde, 20, levels=100, spacing=spacing)
+    looks = ddim(sde, grid).look.t
+    level = 100 * looks / sde.t_max
+    np.testing.assert_allclose(level, np.round(level), rtol=1e-12)
+    assert grid[-1] == sde.t_min and grid.shape == (21,)
+    assert (grid[0] == sde.t_max) == (spacing is not leading_levels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 11, "levels": 10}, r"n must be at most levels = 10, got 11"),
+        ({"levels": 0}, r"levels must be a whole number of at least 1, got 0"),
+        ({"levels": 2_000_000}, r"levels must be below t_max/t_min = 1\.001e\+05 for this SDE, got 2000000"),
+        ({"spacing": lambda n, levels: np.arange(1, n + 1)}, r"spacing must return 5 decreasing whole numbers in \[1,"),
+        ({"spacing": lambda n, levels: np.linspace(9, 1, n)}, r"spacing must return 5 decreasing whole numbers"),
+        ({"spacing": lambda n, levels: np.arange(n, 0, -1) + levels}, r"spacing must return .*, got \[1005, 1004"),
+    ],
+)
+def test_refusals_of_discrete_grids(settings, message):
+    with pytest.raises(ValueError, match="^" + message):
+        discrete_grid(VP(), **{"n": 5} | settings)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf])
+def test_wrong_parameters_are_refused(value):
+    for make, parameter in ((polyexponential_grid, "rho"), (shifted_grid, "shift"), (beta_grid, "a"), (beta_grid, "b")):
+        with pytest.raises(ValueError, match=f"^{parameter} must be positive and finite"):
+            make(VP(), 5, **{parameter: value})
+
+
+@pytest.mark.parametrize("grid", (*GRIDS, discrete_grid), ids=name)
 @pytest.mark.parametrize("n", [0, -3, 2.0, True, "10", None])
 def test_a_wrong_number_of_steps_is_refused(grid, n):
     with pytest.raises(ValueError, match="^n must be a whole number of at least 1, got "):
