@@ -42,6 +42,7 @@ from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
 from scoresde.solvers import Table as Table
 from scoresde.solvers import ancestral as ancestral
+from scoresde.solvers import brownian_path as brownian_path
 from scoresde.solvers import ddim as ddim
 from scoresde.solvers import deis as deis
 from scoresde.solvers import dpm_solver as dpm_solver

@@ -103,24 +103,23 @@ def beta_grid(sde: SDE, n: int, a: float = 0.6, b: float = 0.6) -> np.ndarray:
     """
     _positive_real("a", a)
     _positive_real("b", b)
-    grid = sde.t_min + (sde.t_max - sde.t_min) * _beta_quantile(np.linspace(1, 0, _positive("n", n) + 1), a, b)
+    quantile = on_host(_beta_quantile, np.linspace(1, 0, _positive("n", n) + 1), a, b)
+    grid = sde.t_min + (sde.t_max - sde.t_min) * quantile
     grid[0], grid[-1] = sde.t_max, sde.t_min
     return grid
 
 
-def _beta_quantile(probability: np.ndarray, a: float, b: float) -> np.ndarray:
+@jax.jit
+def _beta_quantile(probability: jax.Array, a: float, b: float) -> jax.Array:
     """The inverse of the incomplete beta function by bisection, to 1e-18 absolute."""
 
-    def bisect(p: np.ndarray) -> jax.Array:
-        def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            low, high = bracket
-            middle = (low + high) / 2
-            below = jax.scipy.special.betainc(a, b, middle) < p
-            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        below = jax.scipy.special.betainc(a, b, middle) < probability
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-        return jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(p), jnp.ones_like(p)))[1]
-
-    return on_host(bisect, probability)
+    return jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(probability), jnp.ones_like(probability)))[1]
 
 
 def trailing_levels(n: int, levels: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from scoresde.solvers.langevin import predictor_corrector as predictor_corrector
 from scoresde.solvers.multistep import deis as deis
 from scoresde.solvers.multistep import dpm_solver as dpm_solver
 from scoresde.solvers.multistep import unipc as unipc
+from scoresde.solvers.noise import brownian_path as brownian_path
 from scoresde.solvers.table import Table as Table
 from scoresde.solvers.table import integrate as integrate
 from scoresde.solvers.table import sample as sample
