@@ -21,6 +21,9 @@ from scoresde.grids import quadratic_grid as quadratic_grid
 from scoresde.grids import shifted_grid as shifted_grid
 from scoresde.grids import trailing_levels as trailing_levels
 from scoresde.grids import uniform_grid as uniform_grid
+from scoresde.latents import decode as decode
+from scoresde.latents import encode as encode
+from scoresde.latents import slerp as slerp
 from scoresde.likelihood import Likelihood as Likelihood
 from scoresde.likelihood import bits_per_dim as bits_per_dim
 from scoresde.likelihood import dequantised_log_likelihood as dequantised_log_likelihood

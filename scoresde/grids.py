@@ -64,7 +64,8 @@ def quadratic_grid(sde: SDE, n: int) -> np.ndarray:
 
 def log_snr_grid(sde: SDE, n: int) -> np.ndarray:
     """n steps of equal length in the log-SNR, from t_max to t_min: (n + 1,)."""
-    return _from_log_snr(sde, np.linspace(*_ends(sde), _positive("n", n) + 1))
+    start, end = _ends(sde)
+    return _from_log_snr(sde, np.linspace(start, end, _positive("n", n) + 1))
 
 
 def polyexponential_grid(sde: SDE, n: int, rho: float = 1.0) -> np.ndarray:

@@ -190,16 +190,17 @@ def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, cells
     last = jax.tree.map(lambda v: v[-1], ((index, cells), table.commit))
 
     def body(state: tuple[jax.Array, jax.Array], row: Any) -> Any:
-        (k, commit), look = row
+        ((k, cell), commit), look = row
         base, history = state
-        base = _commit(keys, k, commit, base, history)
+        base = _commit(keys, k, cell, commit, base, history)
         point = look.b * base + _combine(look.B, history)
         h = look.c * point + look.d * check_score(score(point, look.t), point)
         return (base, jnp.concatenate([h[None].astype(x.dtype), history[:-1]])), base if trajectory else None
 
     start = x, jnp.zeros((table.commit.A.shape[-1], *x.shape), x.dtype)
     (base, history), path = jax.lax.scan(body, start, (rows, table.look))
-    base = _commit(keys, last[0], last[1], base, history)
+    (k, cell), commit = last
+    base = _commit(keys, k, cell, commit, base, history)
     return jnp.concatenate([path, base[None]]) if trajectory else base
 
 
@@ -219,12 +220,12 @@ def _normal(keys: jax.Array, k: jax.Array, cells: Any, x: jax.Array) -> jax.Arra
     return jax.lax.cond(cells[1] > cells[0], lambda: on_path(keys), fresh)
 
 
-def _commit(keys: jax.Array, k: Any, row: Commit, base: jax.Array, history: jax.Array) -> jax.Array:
+def _commit(keys: jax.Array, k: jax.Array, cells: Any, row: Commit, base: jax.Array, history: jax.Array) -> jax.Array:
     """a base + sum_j A_j h_j + s z; noise is drawn only where s is not zero."""
     direction = _combine(row.A, history)
 
     def with_noise() -> jax.Array:
-        z = _normal(keys, *k, base)
+        z = _normal(keys, k, cells, base)
         axes = tuple(range(1, base.ndim))
         squares = jnp.sum(z**2, axes), jnp.sum(history[0] ** 2, axes)
         m = jnp.where(row.adaptive > 0, squares[0] / jnp.maximum(squares[1], jnp.finfo(base.dtype).tiny), 1)
