@@ -36,6 +36,10 @@ from scoresde.loss import noise_weight as noise_weight
 from scoresde.loss import stratified as stratified
 from scoresde.loss import uniform as uniform
 from scoresde.loss import uniform_log_snr as uniform_log_snr
+from scoresde.optimise import OptimisedGrid as OptimisedGrid
+from scoresde.optimise import mean_distance as mean_distance
+from scoresde.optimise import optimise_grid as optimise_grid
+from scoresde.optimise import smooth_grid as smooth_grid
 from scoresde.precond import Preconditioner as Preconditioner
 from scoresde.sde import SDE as SDE
 from scoresde.sde import VE as VE
