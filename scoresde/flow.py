@@ -27,12 +27,12 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.score import Score, as_partial, check_score
-from scoresde.sde import SDE, is_concrete
+from scoresde.sde import SDE, expand, is_concrete
 
 FIRST_STEP = 0.02  # of an angle of at most pi/2; the controller takes over from there
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["x", "num_evals", "success"], meta_fields=["max_steps"])
+@partial(jax.tree_util.register_dataclass, data_fields=["x", "num_evals", "success", "path"], meta_fields=["max_steps"])
 @dataclasses.dataclass(frozen=True)
 class Flow:
     """The end of a probability flow.
@@ -42,12 +42,14 @@ class Flow:
         num_evals: (B,) evaluations of the score spent on each example.
         success: (B,) whether the solve reached ``t_end``.
         max_steps: the limit that was in force.
+        path: (S, B, *event) states at the times ``save_at``, if there were any.
     """
 
     x: jax.Array
     num_evals: jax.Array
     success: jax.Array
     max_steps: int
+    path: jax.Array | None = None
 
     @property
     def message(self) -> str:
@@ -79,6 +81,8 @@ def probability_flow(
     sigma_data: float = 1.0,
     joint: bool = False,
     max_steps: int = 1000,
+    steps: int | None = None,
+    save_at: ArrayLike | None = None,
 ) -> Flow:
     """Carry x from ``t_start`` to ``t_end`` along the probability flow, in either direction.
 
@@ -94,9 +98,13 @@ def probability_flow(
         sigma_data: scale of the angle, best the standard deviation of the data.
         joint: one sequence of steps for the whole batch, chosen for its worst example. Faster for alike examples.
         max_steps: steps, accepted and rejected, after which an example is given up.
+        steps: take so many steps of equal length in the angle; the tolerances and ``max_steps`` then play no part.
+        save_at: times (S,) from ``t_start`` towards ``t_end`` at which to return the states too, by the solver's own
+            interpolation (of order 4 for Tsit5): no further evaluations.
 
     Raises:
-        ValueError: a time outside [t_min, t_max], a tolerance or scale that is not positive, an unsuitable solver.
+        ValueError: a time outside [t_min, t_max], a tolerance or scale that is not positive, an unsuitable solver,
+            times to save that do not lead from ``t_start`` to ``t_end``.
     """
     x = jnp.asarray(x, jnp.result_type(float, x))
     if x.ndim < 1 or not len(x):
@@ -104,22 +112,37 @@ def probability_flow(
     for name, t in (("t_start", t_start), ("t_end", t_end)):
         if is_concrete(t) and not sde.t_min * (1 - 1e-6) <= t <= sde.t_max * (1 + 1e-6):
             raise ValueError(f"{name} must lie in [t_min, t_max] = [{sde.t_min:g}, {sde.t_max:g}], got {t}")
-    method = Method(solver or diffrax.Tsit5(), max_steps)
+    method = Method(solver or diffrax.Tsit5(), max_steps if steps is None else steps, fixed=steps is not None)
     method.check(rtol, atol, sigma_data)
+    if save_at is not None:
+        save_at = _check_save_at(save_at, t_start, t_end).astype(x.dtype)
     # Arrays of one dtype, so that floats and NumPy numbers share one compilation.
     start, end, *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (t_start, t_end, rtol, atol, sigma_data))
-    return _flow(sde, as_partial(score), x, start, end, tuple(tolerance), scale, method, joint)
+    return _flow(sde, as_partial(score), x, start, end, tuple(tolerance), scale, save_at, method, joint)
+
+
+def _check_save_at(save_at: ArrayLike, t_start: float, t_end: float) -> jax.Array:
+    times = jnp.asarray(save_at)
+    if times.ndim != 1 or not times.size:
+        raise ValueError(f"save_at must be one-dimensional with at least one time, got shape {times.shape}")
+    if is_concrete(times) and is_concrete(t_start) and is_concrete(t_end):
+        way = np.array([t_start, *times, t_end]) * (1 if t_end >= t_start else -1)
+        if np.any(np.diff(way) < -1e-6 * np.abs(way[1:])) or np.any(np.diff(way[1:-1]) <= 0):
+            raise ValueError(f"save_at must lead strictly from t_start = {t_start:g} to t_end = {t_end:g}, got {times}")
+    return times
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How the angle is stepped through: an explicit Runge-Kutta solver and the limit on its steps."""
+    """How the angle is stepped through: an explicit Runge-Kutta solver and the limit on its steps, or their number."""
 
     solver: diffrax.AbstractERK
     max_steps: int
+    fixed: bool = False
 
     def check(self, rtol: float, atol: float, sigma_data: float) -> None:
-        for name, value in (("rtol", rtol), ("atol", atol), ("sigma_data", sigma_data), ("max_steps", self.max_steps)):
+        steps = "steps" if self.fixed else "max_steps"
+        for name, value in (("rtol", rtol), ("atol", atol), ("sigma_data", sigma_data), (steps, self.max_steps)):
             if is_concrete(value) and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive and finite, got {value!r}")
         if not isinstance(getattr(self.solver, "tableau", None), diffrax.ButcherTableau):
@@ -127,21 +150,34 @@ class Method:
                 f"solver must be an explicit Runge-Kutta method such as diffrax.Tsit5(), got {self.solver!r}"
             )
 
-    def solve(self, field: Callable[..., Any], state: Any, start: jax.Array, end: jax.Array, tolerance: Any) -> Any:
-        """Integrate d(state)/dphi = field(phi, state); returns (state or NaN, evaluations, success)."""
+    def solve(
+        self, field: Callable[..., Any], state: Any, start: jax.Array, end: jax.Array, tolerance: Any, save: Any = None
+    ) -> Any:
+        """Integrate d(state)/dphi = field(phi, state); returns (state or NaN, evaluations, success).
+
+        With angles to ``save`` (S,) the states there and the last one are returned, (S + 1, ...) each.
+        """
+        if self.fixed:
+            first, controller = (end - start) / self.max_steps, diffrax.ConstantStepSize()
+        else:
+            first = jnp.sign(end - start) * jnp.minimum(FIRST_STEP, jnp.abs(end - start))
+            controller = diffrax.PIDController(*tolerance, norm=_worst_example)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda phi, y, _: field(phi, y)),
             self.solver,
             start,
             end,
-            jnp.sign(end - start) * jnp.minimum(FIRST_STEP, jnp.abs(end - start)),
+            first,
             state,
-            stepsize_controller=diffrax.PIDController(*tolerance, norm=_worst_example),
+            saveat=diffrax.SaveAt(t1=True, ts=save),
+            stepsize_controller=controller,
             max_steps=self.max_steps,
             throw=False,
         )
+        final = jax.tree.map(lambda y: y[-1] if save is None else y, solution.ys)
         success = solution.result == diffrax.RESULTS.successful
-        final = jax.tree.map(lambda y: jnp.where(success, y[0], jnp.nan), solution.ys)
+        success &= jnp.all(jnp.stack([jnp.all(jnp.isfinite(y)) for y in jax.tree.leaves(final)]))
+        final = jax.tree.map(lambda y: jnp.where(success, y, jnp.nan), final)
         tableau: Any = self.solver.tableau
         reused = int(tableau.fsal)  # whether a step's last evaluation is the next one's first
         num_evals = solution.stats["num_steps"] * (tableau.num_stages - reused) + reused
@@ -187,21 +223,28 @@ def _flow(
     t_end: jax.Array,
     tolerance: tuple[jax.Array, ...],
     sigma_data: jax.Array,
+    save_at: jax.Array | None,
     method: Method,
     joint: bool,
 ) -> Flow:
     field = velocity(sde, score, sigma_data, (t_start, t_end))
     start, end = angle(sde, t_start, sigma_data), angle(sde, t_end, sigma_data)
+    times, save = t_end, None
+    if save_at is not None:
+        save = jnp.clip(angle(sde, save_at, sigma_data), jnp.minimum(start, end), jnp.maximum(start, end))
+        times = jnp.append(save_at, t_end)
 
     def solve(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        u, num_evals, success = method.solve(field, x / radius(sde, t_start, sigma_data), start, end, tolerance)
-        return u * radius(sde, t_end, sigma_data), num_evals, success
+        u, num_evals, success = method.solve(field, x / radius(sde, t_start, sigma_data), start, end, tolerance, save)
+        return u * expand(radius(sde, times, sigma_data), u), num_evals, success
 
     with jax.default_matmul_precision("highest"):
         if joint:
+            batch = x.shape[:1]
             x, num_evals, success = solve(x)
-            num_evals, success = (jnp.full(x.shape[:1], v) for v in (num_evals, success))
+            num_evals, success = (jnp.full(batch, v) for v in (num_evals, success))
         else:
-            x, num_evals, success = jax.vmap(solve)(x[:, None])
-            x = x[:, 0]
-    return Flow(x, num_evals, success, method.max_steps)
+            example = 0 if save is None else 1  # the axis of the examples in the result
+            x, num_evals, success = jax.vmap(solve, out_axes=(example, 0, 0))(x[:, None])
+            x = jnp.squeeze(x, example + 1)
+    return Flow(x if save is None else x[-1], num_evals, success, method.max_steps, None if save is None else x[:-1])

@@ -1,12 +1,27 @@
 """Time grids: decreasing float64 times from t_max to t_min, n steps and n + 1 nodes, computed on the host.
 
-    uniform    t_i equally spaced
-    log-SNR    log-SNR equally spaced (Lu et al. 2022, "DPM-Solver", section 3.3)
-    Karras     (sigma/alpha)^(1/rho) equally spaced (Karras et al. 2022, equation 5)
+    uniform           t equally spaced
+    quadratic         sqrt(t) equally spaced (Song, Meng and Ermon 2021, "DDIM", appendix D.2)
+    beta              t at quantiles of a Beta law, which crowds both ends (Lee et al. 2024, "Beta sampling")
+    log-SNR           log(sigma/alpha) equally spaced (Lu et al. 2022, "DPM-Solver", section 3.3); others call the same
+                      grid exponential, or polyexponential with rho = 1
+    polyexponential   (log(sigma/alpha) - its value at t_min)^(1/rho) equally spaced
+    Karras            (sigma/alpha)^(1/rho) equally spaced (Karras et al. 2022, equation 5)
+    shifted           sigma/(shift alpha + sigma) equally spaced (Esser et al. 2024, equation 23)
+    discrete          the times of a model trained on so many levels
+
+The shift. Flow matching (alpha = 1 - t, sigma = t) has sigma/alpha = t/(1 - t). The map t' = s t/(1 + (s - 1) t) has
+1 - t' = (1 - t)/(1 + (s - 1) t), hence t'/(1 - t') = s t/(1 - t): it multiplies sigma/alpha by s, and so it is defined
+for every SDE. A grid that is uniform in t before the shift has sigma/alpha = s t/(1 - t), that is t = sigma/(s alpha +
+sigma), equally spaced.
 
 A solver takes any decreasing sequence of times within [t_min, t_max]; these are the usual ones.
 """
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -17,6 +32,16 @@ def _positive(name: str, n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {n!r}")
     return int(n)
+
+
+def _positive_real(name: str, value: float) -> None:
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def _ends(sde: SDE) -> np.ndarray:
+    """The log-SNR at t_max and at t_min."""
+    return on_host(sde.log_snr, np.array([sde.t_max, sde.t_min]))
 
 
 def _from_log_snr(sde: SDE, log_snr: np.ndarray) -> np.ndarray:
@@ -30,18 +55,116 @@ def uniform_grid(sde: SDE, n: int) -> np.ndarray:
     return np.linspace(sde.t_max, sde.t_min, _positive("n", n) + 1)
 
 
+def quadratic_grid(sde: SDE, n: int) -> np.ndarray:
+    """n steps of equal length in sqrt(t), from t_max to t_min: (n + 1,)."""
+    grid = np.linspace(np.sqrt(sde.t_max), np.sqrt(sde.t_min), _positive("n", n) + 1) ** 2
+    grid[0], grid[-1] = sde.t_max, sde.t_min
+    return grid
+
+
 def log_snr_grid(sde: SDE, n: int) -> np.ndarray:
     """n steps of equal length in the log-SNR, from t_max to t_min: (n + 1,)."""
-    start, end = on_host(sde.log_snr, np.array([sde.t_max, sde.t_min]))
+    start, end = _ends(sde)
     return _from_log_snr(sde, np.linspace(start, end, _positive("n", n) + 1))
+
+
+def polyexponential_grid(sde: SDE, n: int, rho: float = 1.0) -> np.ndarray:
+    """n steps: log(sigma/alpha) from its least to its greatest value as (1 - i/n)^rho: (n + 1,). rho > 0.
+
+    rho = 1 is ``log_snr_grid``; a larger rho spends more steps at small noise.
+    """
+    _positive_real("rho", rho)
+    start, end = _ends(sde)
+    return _from_log_snr(sde, end + (start - end) * np.linspace(1, 0, _positive("n", n) + 1) ** rho)
 
 
 def karras_grid(sde: SDE, n: int, rho: float = 7.0) -> np.ndarray:
     """n steps of equal length in (sigma/alpha)^(1/rho), from t_max to t_min: (n + 1,). rho > 0; rho = 7 is EDM's."""
-    if not 0 < rho < np.inf:
-        raise ValueError(f"rho must be positive and finite, got {rho!r}")
-    start, end = np.exp(-0.5 * on_host(sde.log_snr, np.array([sde.t_max, sde.t_min])) / rho)
+    _positive_real("rho", rho)
+    start, end = np.exp(-0.5 * _ends(sde) / rho)
     return _from_log_snr(sde, -2 * rho * np.log(np.linspace(start, end, _positive("n", n) + 1)))
+
+
+def shifted_grid(sde: SDE, n: int, shift: float = 3.0) -> np.ndarray:
+    """n steps of equal length in sigma/(shift alpha + sigma), from t_max to t_min: (n + 1,). shift > 0.
+
+    For ``RectifiedFlow`` the uniform grid carried through t -> shift t/(1 + (shift - 1) t), with the ends kept; a
+    larger shift spends more steps at large noise.
+    """
+    _positive_real("shift", shift)
+    start, end = 1 / (1 + shift * np.exp(0.5 * _ends(sde)))
+    t = np.linspace(start, end, _positive("n", n) + 1)
+    return _from_log_snr(sde, 2 * (np.log1p(-t) - np.log(t) - np.log(shift)))
+
+
+def beta_grid(sde: SDE, n: int, a: float = 0.6, b: float = 0.6) -> np.ndarray:
+    """n steps between the quantiles 1 - i/n of Beta(a, b) in t, from t_max to t_min: (n + 1,). a, b > 0.
+
+    a small spends more steps near t_min, b small near t_max; a = b = 1 is ``uniform_grid``.
+    """
+    _positive_real("a", a)
+    _positive_real("b", b)
+    quantile = on_host(_beta_quantile, np.linspace(1, 0, _positive("n", n) + 1), a, b)
+    grid = sde.t_min + (sde.t_max - sde.t_min) * quantile
+    grid[0], grid[-1] = sde.t_max, sde.t_min
+    return grid
+
+
+@jax.jit
+def _beta_quantile(probability: jax.Array, a: float, b: float) -> jax.Array:
+    """The inverse of the incomplete beta function by bisection, to 1e-18 absolute."""
+
+    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        below = jax.scipy.special.betainc(a, b, middle) < probability
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    return jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(probability), jnp.ones_like(probability)))[1]
+
+
+def trailing_levels(n: int, levels: int) -> np.ndarray:
+    """n of the levels 1 to T, decreasing from T: T i/n for i = n to 1, rounded (halves to the even neighbour)."""
+    return np.round(levels * np.arange(n, 0, -1) / n).astype(int)
+
+
+def leading_levels(n: int, levels: int) -> np.ndarray:
+    """n of the levels 1 to T, decreasing to 1 in steps of T/n rounded down; the noisiest levels may be left out."""
+    return 1 + (levels // n) * np.arange(n - 1, -1, -1)
+
+
+def linspace_levels(n: int, levels: int) -> np.ndarray:
+    """n of the levels 1 to T, decreasing from T to 1, equally spaced and rounded (halves to the even neighbour)."""
+    return np.round(np.linspace(levels - 1, 0, n)).astype(int) + 1
+
+
+def discrete_grid(
+    sde: SDE, n: int, *, levels: int = 1000, spacing: Callable[[int, int], np.ndarray] = trailing_levels
+) -> np.ndarray:
+    """n steps of a model trained on so many noise levels: it is asked at the times t_max k/levels only.
+
+    Level k = 1, ..., levels is the time t_max k/levels; the last step goes from the least chosen level to t_min.
+
+    Args:
+        levels: how many levels the model was trained on.
+        spacing: ``trailing_levels``, ``leading_levels``, ``linspace_levels`` (names of Lin et al. 2024, table 2) or
+            any function (n, levels) -> n decreasing whole numbers in [1, levels]. Only the first and third start at
+            the noisiest level; the second starts the grid inside [t_min, t_max].
+
+    Returns:
+        (n + 1,) times.
+
+    Raises:
+        ValueError: n exceeds levels, the first level is not above t_min, or the chosen levels are not as above.
+    """
+    if _positive("n", n) > _positive("levels", levels):
+        raise ValueError(f"n must be at most levels = {levels}, got {n}")
+    if not sde.t_max / levels > sde.t_min:
+        raise ValueError(f"levels must be below t_max/t_min = {sde.t_max / sde.t_min:.4g} for this SDE, got {levels}")
+    k = np.asarray(spacing(n, levels))
+    if k.shape != (n,) or k.dtype.kind not in "iu" or np.any(np.diff(k) >= 0) or k[0] > levels or k[-1] < 1:
+        raise ValueError(f"spacing must return {n} decreasing whole numbers in [1, {levels}], got {k.tolist()[:4]}...")
+    return np.append(sde.t_max * (k / levels), sde.t_min)
 
 
 def check_grid(sde: SDE, grid: ArrayLike) -> np.ndarray:

@@ -25,6 +25,8 @@ FLOORS = {
     "guidance": 2,
     "inverse": 2,
     "train": 3,
+    "latents": 3,
+    "optimise": 3,
 }
 SAME_ROOM = {("likelihood", "flow")}  # one row of the table: "diffrax in the angle; divergence, log-density"
 WALLS = {

@@ -8,7 +8,7 @@ import pytest
 from family import SDES, SDES_IN_TURN, VE, VP, eightfold, float64, name, ring, shifted, textbook, two_modes
 from scipy.stats import norm
 
-from scoresde import Cosine, GaussianMixture, probability_flow
+from scoresde import Cosine, GaussianMixture, decode, encode, probability_flow, slerp
 
 KEY = jax.random.key(7)
 TIGHT = {"rtol": 1e-8, "atol": 1e-8, "max_steps": 5000}
@@ -201,6 +201,11 @@ def test_events_of_any_shape(event, joint):
         ({"atol": -1.0}, r"atol must be positive and finite, got -1\.0"),
         ({"sigma_data": np.inf}, r"sigma_data must be positive and finite, got inf"),
         ({"max_steps": 0}, r"max_steps must be positive and finite, got 0"),
+        ({"steps": 0}, r"steps must be positive and finite, got 0"),
+        ({"save_at": [0.1, 0.5]}, r"save_at must lead strictly from t_start = 1 to t_end = .*, got \[0\.1"),
+        ({"save_at": [0.5, 0.5]}, r"save_at must lead strictly from t_start = 1 to t_end = "),
+        ({"save_at": [1.2, 0.5]}, r"save_at must lead strictly from t_start = 1 to t_end = "),
+        ({"save_at": 0.5}, r"save_at must be one-dimensional with at least one time, got shape \(\)"),
         ({"solver": diffrax.Euler()}, r"solver must be an explicit Runge-Kutta method such as diffrax\.Tsit5\(\), got"),
         ({"solver": "tsit5"}, r"solver must be an explicit Runge-Kutta method"),
         ({"score": 3.0}, r"score must be a function \(x, t\) -> array like x, got float"),
@@ -227,3 +232,85 @@ def test_traced_times_and_x64_states(x64):
     score = shifted().score(sde)
     got = jax.jit(lambda t: probability_flow(sde, score, x, t, sde.t_min, **TIGHT).x)(0.8)
     np.testing.assert_allclose(got, flow_map(sde, shifted(), x, 0.8, sde.t_min), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [(diffrax.Heun(), 2), (diffrax.Bosh3(), 3), (diffrax.Tsit5(), 5)], ids=name
+)
+def test_fixed_steps_have_the_order_of_their_solver_and_count_exactly(x64, solver, order):
+    sde, mixture = VP(), shifted()
+    x = 2 * np.random.default_rng(0).normal(size=(8, 2))
+    exact = flow_map(sde, mixture, x, sde.t_max, sde.t_min)
+    errors = []
+    for steps in (8, 16, 32):
+        flow = solve(sde, mixture, x, sde.t_max, sde.t_min, solver=solver, steps=steps)
+        stages = {2: 2, 3: 3, 5: 6}[order]
+        assert np.all(flow.num_evals == steps * stages + (order != 2)) and np.all(flow.success)
+        errors.append(np.max(np.abs(flow.x - exact)))
+    assert np.log2(errors[1] / errors[2]) > order - 0.5, errors
+    assert errors[2] < {2: 5e-3, 3: 3e-4, 5: 1e-6}[order], errors
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"steps": 40}], ids=["adaptive", "fixed"])
+def test_saved_states_are_those_of_the_flow_map(x64, joint, settings):
+    """Both directions; the ends may be among the times, and saving changes neither the end nor the evaluations."""
+    sde, mixture = Cosine(), shifted()
+    x = 2 * np.random.default_rng(0).normal(size=(8, 2))
+    times = np.array([sde.t_max, 0.8, 0.5, 0.2, 0.01, sde.t_min])
+    for start, end, save_at in ((sde.t_max, sde.t_min, times), (sde.t_min, sde.t_max, times[::-1])):
+        flow = solve(sde, mixture, x, start, end, save_at=save_at, joint=joint, **settings)
+        assert flow.path.shape == (6, 8, 2)
+        for t, state in zip(save_at, np.asarray(flow.path), strict=True):
+            np.testing.assert_allclose(state, flow_map(sde, mixture, x, start, t), rtol=1e-5, atol=1e-5)
+        plain = solve(sde, mixture, x, start, end, joint=joint, **settings)
+        np.testing.assert_allclose(plain.x, flow.x, rtol=1e-10)
+        np.testing.assert_array_equal(plain.num_evals, flow.num_evals)
+        assert plain.path is None
+
+
+def test_a_non_finite_score_fails_with_fixed_steps_too():
+    flow = probability_flow(VP(), lambda x, t: jnp.where(x[:, :1] > 50, jnp.nan, -x), jnp.array([[0.1], [1e4]]), 0.9,
+                            VP().t_min, steps=10, save_at=[0.5])  # fmt: skip
+    np.testing.assert_array_equal(flow.success, [True, False])
+    np.testing.assert_array_equal(np.isnan(flow.path[0, :, 0]), [False, True])
+    same = probability_flow(VP(), lambda x, t: -x, jnp.ones((2, 3)), 0.5, 0.5, steps=3)
+    np.testing.assert_allclose(same.x, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
+def test_the_round_trip_error_falls_with_the_tolerance(x64, sde):
+    x = np.asarray(two_modes().sample(KEY, 8), np.float64)
+    score = eightfold(two_modes()).score(sde)
+    errors = []
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        settings = TIGHT | {"rtol": tolerance, "atol": tolerance}
+        latent = encode(sde, score, float64(x), **settings)
+        back = decode(sde, score, latent.x, **settings)
+        errors.append(np.max(np.abs(back.x - x)))
+    assert errors[0] < 0.02 and errors[1] < 5e-4 and errors[2] < 1e-5 and errors[2] < errors[1] < errors[0], errors
+
+
+def test_slerp_turns_at_a_constant_rate_and_keeps_the_sphere(x64):
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 5, 3, 2))
+    a, b = (v / np.linalg.norm(v.reshape(5, -1), axis=1)[:, None, None] * 3 for v in (a, b))
+    theta = np.arccos(np.sum(a * b, (1, 2)) / 9)
+    for w in (0.0, 0.25, 0.5, 1.0, np.linspace(0, 1, 5)):
+        c = np.asarray(slerp(a, b, w))
+        np.testing.assert_allclose(np.linalg.norm(c.reshape(5, -1), axis=1), 3, rtol=1e-12)
+        np.testing.assert_allclose(np.sum(a * c, (1, 2)) / 9, np.cos(w * theta), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(np.sum(b * c, (1, 2)) / 9, np.cos((1 - w) * theta), rtol=1e-9, atol=1e-12)
+
+
+def test_slerp_of_parallel_opposite_and_vanishing_states():
+    a = jnp.array([[3.0, 4.0]])
+    np.testing.assert_allclose(slerp(a, a, 0.3), a, rtol=1e-6)
+    np.testing.assert_allclose(slerp(a, 2 * a, 0.25), 1.25 * a, rtol=1e-6)
+    np.testing.assert_allclose(slerp(a, a * (1 + 1e-6), 0.5), a, rtol=1e-5)
+    assert np.all(np.isnan(slerp(a, -a, 0.5)))
+    np.testing.assert_allclose(slerp(jnp.zeros((1, 2)), a, 1.0), a, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^a and b must have one shape \(B, \*event\), got \(1, 2\) and \(1, 3\)"):
+        slerp(a, jnp.ones((1, 3)), 0.5)
+    with pytest.raises(ValueError, match=r"^weight must be a scalar or have shape \(1,\), got \(2,\)"):
+        slerp(a, a, jnp.ones(2))

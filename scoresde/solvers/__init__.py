@@ -11,6 +11,7 @@ from scoresde.solvers.euler import euler_maruyama as euler_maruyama
 from scoresde.solvers.euler import reverse_diffusion as reverse_diffusion
 from scoresde.solvers.heun import heun as heun
 from scoresde.solvers.langevin import predictor_corrector as predictor_corrector
+from scoresde.solvers.noise import brownian_path as brownian_path
 from scoresde.solvers.restart import ancestral_split as ancestral_split
 from scoresde.solvers.restart import restart as restart
 from scoresde.solvers.sa_solver import sa_solver as sa_solver

@@ -29,6 +29,7 @@ from jax.typing import ArrayLike
 from scoresde.grids import check_grid
 from scoresde.score import Score, as_partial, check_score, flatten
 from scoresde.sde import SDE, example_keys, normal_per_example, on_host
+from scoresde.solvers.noise import Cells, path_normal
 
 
 @partial(jax.tree_util.register_dataclass, meta_fields=[], data_fields=["look", "commit", "start_std"])
@@ -170,7 +171,13 @@ def with_denoising(sde: SDE, table: Table) -> Table:
 
 
 def sample(
-    key: jax.Array, score: Score, table: Table, shape: tuple[int, ...], *, trajectory: bool = False
+    key: jax.Array,
+    score: Score,
+    table: Table,
+    shape: tuple[int, ...],
+    *,
+    noise: Cells | None = None,
+    trajectory: bool = False,
 ) -> jax.Array:
     """Draw the prior N(0, sigma^2 I) at the table's first time and run the table.
 
@@ -179,6 +186,8 @@ def sample(
         score: ``score(x, t)`` with x of shape (B, *event) and t a scalar.
         table: a solver's table, such as ``ss.ddim(sde, ss.log_snr_grid(sde, 50))``.
         shape: (B, *event).
+        noise: None for fresh noise in each row, or ``ss.brownian_path(sde)`` to take it from one Brownian path per
+            example, shared by all tables of that SDE.
         trajectory: return every committed state instead, (num_evals + 1, B, *event), at ``table.times``.
 
     Returns:
@@ -187,10 +196,18 @@ def sample(
     key_prior, key_noise = jax.random.split(key)
     prior = normal_per_example(example_keys(key_prior, shape[0]), tuple(shape[1:]))
     start_std = jnp.asarray(_checked(table).start_std, prior.dtype)
-    return integrate(key_noise, score, table, start_std * prior, trajectory=trajectory)
+    return integrate(key_noise, score, table, start_std * prior, noise=noise, trajectory=trajectory)
 
 
-def integrate(key: jax.Array, score: Score, table: Table, x: ArrayLike, *, trajectory: bool = False) -> jax.Array:
+def integrate(
+    key: jax.Array,
+    score: Score,
+    table: Table,
+    x: ArrayLike,
+    *,
+    noise: Cells | None = None,
+    trajectory: bool = False,
+) -> jax.Array:
     """Run the table from the state ``x`` (B, *event) at its first time; the rest as for ``sample``.
 
     Compiled once per score function, shape of ``x`` and shape of the table: the SDE, grid and solver are only numbers.
@@ -199,7 +216,8 @@ def integrate(key: jax.Array, score: Score, table: Table, x: ArrayLike, *, traje
     x = jnp.asarray(x, jnp.result_type(float, x))
     if x.ndim < 1 or not len(x):
         raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
-    return _integrate(key, as_partial(score), _checked(table), x, trajectory)
+    cells = None if noise is None else noise(_checked(table).times)
+    return _integrate(key, as_partial(score), _checked(table), x, cells, trajectory)
 
 
 def _checked(table: Table) -> Table:
@@ -209,17 +227,17 @@ def _checked(table: Table) -> Table:
 
 
 @partial(jax.jit, static_argnames="trajectory")
-def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, trajectory: bool) -> jax.Array:
+def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, cells: Any, trajectory: bool) -> jax.Array:
     keys = example_keys(key, x.shape[0])
     table = jax.tree.map(lambda v: jnp.asarray(v, x.dtype), table)
     index = jnp.arange(table.num_evals + 1)
-    rows = jax.tree.map(lambda v: v[:-1], (index, table.commit))
-    last = jax.tree.map(lambda v: v[-1], (index, table.commit))
+    rows = jax.tree.map(lambda v: v[:-1], ((index, cells), table.commit))
+    last = jax.tree.map(lambda v: v[-1], ((index, cells), table.commit))
 
     def body(state: tuple[jax.Array, jax.Array], row: Any) -> Any:
-        (k, commit), look = row
+        ((k, cell), commit), look = row
         base, history = state
-        base = _commit(keys, k, commit, base, history)
+        base = _commit(keys, k, cell, commit, base, history)
         point = look.b * base + _combine(look.B, history)
         x = point.reshape(shape)
         h = look.c * point + look.d * flatten(check_score(score(x, look.t), x))
@@ -228,7 +246,8 @@ def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, traje
     shape, x = x.shape, flatten(x)
     start = x, jnp.zeros((table.commit.A.shape[-1], *x.shape), x.dtype)
     (base, history), path = jax.lax.scan(body, start, (rows, table.look))
-    base = _commit(keys, last[0], last[1], base, history)
+    (k, cell), commit = last
+    base = _commit(keys, k, cell, commit, base, history)
     return jnp.concatenate([path, base[None]]).reshape(-1, *shape) if trajectory else base.reshape(shape)
 
 
@@ -236,12 +255,24 @@ def _combine(coefficients: jax.Array, history: jax.Array) -> jax.Array:
     return sum((coefficients[j] * history[j] for j in range(1, len(history))), coefficients[0] * history[0])
 
 
-def _commit(keys: jax.Array, k: jax.Array, row: Commit, base: jax.Array, history: jax.Array) -> jax.Array:
+def _normal(keys: jax.Array, k: jax.Array, cells: Any, x: jax.Array) -> jax.Array:
+    """The noise of row k like ``x``: example i's drawn from (keys[i], k), or from its path where ``cells`` differ."""
+
+    def fresh() -> jax.Array:
+        return normal_per_example(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k), x.shape[1:], x.dtype)
+
+    if cells is None:
+        return fresh()
+    on_path = jax.vmap(partial(path_normal, cells=cells, shape=x.shape[1:], dtype=x.dtype))
+    return jax.lax.cond(cells[1] > cells[0], lambda: on_path(keys), fresh)
+
+
+def _commit(keys: jax.Array, k: jax.Array, cells: Any, row: Commit, base: jax.Array, history: jax.Array) -> jax.Array:
     """a base + sum_j A_j h_j + s z; noise is drawn only where s is not zero."""
     direction = _combine(row.A, history)
 
     def with_noise() -> jax.Array:
-        z = normal_per_example(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k), base.shape[1:], base.dtype)
+        z = _normal(keys, k, cells, base)
         noise_square, square = (jnp.sum(v**2, axis=1, keepdims=True) for v in (z, history[0]))
         m = jnp.where(row.adaptive > 0, noise_square / jnp.maximum(square, jnp.finfo(base.dtype).tiny), 1)
         return m * direction + jnp.sqrt(m) * row.s * z
