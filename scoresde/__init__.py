@@ -70,6 +70,7 @@ from scoresde.solvers import sample as sample
 from scoresde.solvers import seeds as seeds
 from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
+from scoresde.stochastic import reverse_sde as reverse_sde
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
 
