@@ -7,9 +7,9 @@ lambda = log(alpha/sigma), which runs forward as noise becomes data (dphi = -sin
     du = sin(phi) (sin(phi) u - 2 eps_hat) dlambda + sqrt(2) sin(phi) dW,        eps_hat = -sigma score.
 
 The probability flow has eps_hat once and no noise. The noise depends on the time alone, so stochastic Runge-Kutta
-methods for additive noise apply: strong order 1.5 with two evaluations a step (ShARK: Foster, dos Reis and Strange 2023,
-equation 6.1; SRA1: Roessler 2010). The state keeps unit scale and no coefficient exceeds 2. These methods ask for the
-integral of the path over a step besides its increment, both given by diffrax's Brownian tree (Jelincic, Foster and
+methods for additive noise apply: strong order 1.5 with two evaluations a step (ShARK: Foster, dos Reis and Strange
+2023, equation 6.1; SRA1: Roessler 2010). The state keeps unit scale and no coefficient exceeds 2. These methods ask for
+the integral of the path over a step besides its increment, both given by diffrax's Brownian tree (Jelincic, Foster and
 Kidger 2024), which is not the path of ``brownian_path``: that knows increments only, and allows strong order one.
 """
 
@@ -76,9 +76,9 @@ def reverse_sde(
     if not isinstance(solver, diffrax.AbstractSRK):
         raise ValueError(f"solver must be a stochastic Runge-Kutta method such as diffrax.ShARK(), got {solver!r}")
     start, end, scale = (jnp.asarray(v, x.dtype) for v in (t_start, t_end, sigma_data))
-    x, success = _reverse(key, sde, as_partial(score), x, start, end, scale, solver, jnp.asarray(steps))
+    final, success = _reverse(key, sde, as_partial(score), x, start, end, scale, solver, jnp.asarray(steps))
     num_evals = jnp.full(len(x), steps * len(solver.tableau.b_sol))
-    return Flow(x, num_evals, success, steps)
+    return Flow(final, num_evals, success, steps)
 
 
 @partial(jax.jit, static_argnames="solver")
@@ -95,17 +95,17 @@ def _reverse(
 ) -> tuple[jax.Array, jax.Array]:
     start, end = sde.log_snr(t_start) / 2, sde.log_snr(t_end) / 2
 
-    def time(lam: jax.Array) -> jax.Array:
+    def time(lam: Any) -> jax.Array:
         return jnp.clip(sde.time(2 * lam), t_end, t_start)
 
-    def drift(lam: jax.Array, u: jax.Array, _: Any) -> jax.Array:
+    def drift(lam: Any, u: jax.Array, _: Any) -> jax.Array:
         t = time(lam)
         point = (radius(sde, t, sigma_data) * u)[None]
         eps_hat = -sde.sigma(t) * check_score(score(point, t), point)[0]
         sine = jnp.sin(angle(sde, t, sigma_data))
         return sine * (sine * u - 2 * eps_hat)
 
-    def diffusion(lam: jax.Array, u: jax.Array, _: Any) -> Any:
+    def diffusion(lam: Any, u: jax.Array, _: Any) -> Any:
         weight = jnp.sqrt(jnp.asarray(2, u.dtype)) * jnp.sin(angle(sde, time(lam), sigma_data))
         return lineax.DiagonalLinearOperator(jnp.broadcast_to(weight, u.shape))
 
