@@ -10,6 +10,7 @@ from scoresde.divergence import hutchinson as hutchinson
 from scoresde.flow import Flow as Flow
 from scoresde.flow import probability_flow as probability_flow
 from scoresde.gaussian import GaussianMixture as GaussianMixture
+from scoresde.grids import angle_grid as angle_grid
 from scoresde.grids import beta_grid as beta_grid
 from scoresde.grids import discrete_grid as discrete_grid
 from scoresde.grids import karras_grid as karras_grid
@@ -48,6 +49,7 @@ from scoresde.sde import Cosine as Cosine
 from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
 from scoresde.solvers import Table as Table
+from scoresde.solvers import adams as adams
 from scoresde.solvers import ancestral as ancestral
 from scoresde.solvers import ancestral_split as ancestral_split
 from scoresde.solvers import bh1 as bh1

@@ -13,6 +13,7 @@ from scoresde import (
     Cosine,
     RectifiedFlow,
     ancestral,
+    angle_grid,
     beta_grid,
     ddim,
     deis,
@@ -35,7 +36,23 @@ from scoresde import (
 )
 from scoresde.grids import check_grid
 
-GRIDS = (uniform_grid, quadratic_grid, beta_grid, log_snr_grid, polyexponential_grid, karras_grid, shifted_grid)
+GRIDS = (
+    uniform_grid,
+    quadratic_grid,
+    beta_grid,
+    log_snr_grid,
+    polyexponential_grid,
+    karras_grid,
+    shifted_grid,
+    angle_grid,
+)
+
+
+def angle_progress(sde, t):
+    lam, ends = log_rho(sde, t), log_rho(sde, np.array([sde.t_min, sde.t_max]))
+    p = (lam - ends[0]) / (ends[1] - ends[0])
+    angle, angles = np.arctan(np.exp(lam) / 0.3), np.arctan(np.exp(ends) / 0.3)
+    return 0.2 * p + 0.8 * (angle - angles[0]) / (angles[1] - angles[0])
 
 
 def log_rho(sde, t):
@@ -50,6 +67,7 @@ LAWS = {
     beta_grid: lambda sde, t: scipy.stats.beta.cdf((t - sde.t_min) / (sde.t_max - sde.t_min), 0.6, 0.6),
     polyexponential_grid: log_rho,
     karras_grid: lambda sde, t: np.exp(log_rho(sde, t) / 7),
+    angle_grid: angle_progress,
     shifted_grid: lambda sde, t: 1 / (1 + 3 * np.exp(-log_rho(sde, t))),
 }
 
