@@ -52,6 +52,7 @@ from scoresde.solvers import Table as Table
 from scoresde.solvers import adams as adams
 from scoresde.solvers import ancestral as ancestral
 from scoresde.solvers import ancestral_split as ancestral_split
+from scoresde.solvers import best_solver as best_solver
 from scoresde.solvers import bh1 as bh1
 from scoresde.solvers import bh2 as bh2
 from scoresde.solvers import brownian_path as brownian_path

@@ -86,7 +86,7 @@ def karras_grid(sde: SDE, n: int, rho: float = 7.0) -> np.ndarray:
     return _from_log_snr(sde, -2 * rho * np.log(np.linspace(start, end, _positive("n", n) + 1)))
 
 
-def angle_grid(sde: SDE, n: int, rho: float = 0.3, share: float = 0.2) -> np.ndarray:
+def angle_grid(sde: SDE, n: int, rho: float = 0.3, share: float = 0.3) -> np.ndarray:
     """n steps of equal length in share p + (1 - share) q, from t_max to t_min: (n + 1,). rho > 0, 0 < share <= 1.
 
     p and q are the shares of the way made in the log-SNR and in arctan(sigma/(alpha rho)). The angle spends its steps

@@ -52,7 +52,7 @@ def angle_progress(sde, t):
     lam, ends = log_rho(sde, t), log_rho(sde, np.array([sde.t_min, sde.t_max]))
     p = (lam - ends[0]) / (ends[1] - ends[0])
     angle, angles = np.arctan(np.exp(lam) / 0.3), np.arctan(np.exp(ends) / 0.3)
-    return 0.2 * p + 0.8 * (angle - angles[0]) / (angles[1] - angles[0])
+    return 0.3 * p + 0.7 * (angle - angles[0]) / (angles[1] - angles[0])
 
 
 def log_rho(sde, t):
@@ -306,7 +306,7 @@ def test_an_objective_of_ones_own_and_grids_of_few_steps():
         ({"n": 0}, r"n must be a whole number of at least 1, got 0"),
         ({"terms": 0}, r"terms must be a whole number of at least 1, got 0"),
         ({"evaluations": 2.5}, r"evaluations must be a whole number of at least 1, got 2\.5"),
-        ({"reference": np.full((4, 2), np.nan)}, r"objective must be finite on log_snr_grid"),
+        ({"reference": np.full((4, 2), np.nan)}, r"objective must be finite on the base grid"),
     ],
 )
 def test_refusals_of_the_search(settings, message):

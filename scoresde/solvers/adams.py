@@ -12,6 +12,8 @@ bounded and an analytic function of phi on [0, pi/2] with both ends, in which po
 
 The predictor is Adams-Bashforth of order p on unequal steps, the corrector Adams-Moulton of order p + 1; as in UniPC
 the evaluation at the predicted point corrects it and serves the next step too, so that a step takes one evaluation.
+Where the data are nearly points, dv/du = cot(phi): there the predictor is exact, and the corrector multiplies errors by
+about (phi_t - phi_s) cot(phi_s). A step on which this exceeds ``LONG`` is not corrected.
 """
 
 import numpy as np
@@ -21,11 +23,14 @@ from scoresde.sde import SDE
 from scoresde.solvers.exponential import check_order, corrected, integrals, predictor
 from scoresde.solvers.table import Nodes, Table, single_step
 
+LONG = 0.5
+
 
 def adams(sde: SDE, grid: ArrayLike, order: int = 4, *, corrector: bool = True, sigma_data: float = 1.0) -> Table:
     """Adams-Bashforth-Moulton in the angle: a predictor of ``order`` p = 1 to 5, corrected; convergence order p + 1.
 
-    One evaluation a step; the last step is not corrected, which would cost one. Best on ``angle_grid``.
+    One evaluation a step; the last step, which would cost one, and too long ones are not corrected. Best on
+    ``angle_grid``.
 
     Args:
         order: p, from 1 to 5.
@@ -48,7 +53,9 @@ def adams(sde: SDE, grid: ArrayLike, order: int = 4, *, corrector: bool = True, 
 
     A = predictor(phi, order, weights)
     if corrector:
-        A = corrected(phi, a, A, order, weights)
+        both = corrected(phi, a, A, order, weights)
+        long = np.append(0.0, -np.diff(phi[:-1])) / np.tan(phi[:-1]) > LONG
+        A = np.where(long[:, None], np.pad(A, ((0, 0), (0, both.shape[1] - order))), both)
     # v = (eps_hat - sin(phi) u)/cos(phi) with eps_hat = -sigma score, cos(phi) = alpha sigma_d/r and sin(phi) = sigma/r
     rate = nodes.sigma[:-1] / (nodes.alpha[:-1] * sigma_data)
     return single_step(nodes, a=a, A=A, s=0.0, c=-rate / r[:-1], d=-rate * r[:-1])
