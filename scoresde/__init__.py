@@ -77,5 +77,10 @@ from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
+from scoresde.typicality import Typicality as Typicality
+from scoresde.typicality import class_log_posterior as class_log_posterior
+from scoresde.typicality import mahalanobis as mahalanobis
+from scoresde.typicality import score_norms as score_norms
+from scoresde.typicality import typicality_test as typicality_test
 
 __version__ = "0.1.0"
