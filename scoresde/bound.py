@@ -7,7 +7,7 @@ lambda the log-SNR, eps_hat = -sigma score(x_t, t) and x_t = alpha x_0 + sigma e
                    + 1/2 int_{lambda_T}^{lambda_0} E||eps - eps_hat||^2 dlambda             diffusion
                    + E[-log p(x_0 | x_t0)]                                                  reconstruction
 
-(Song et al. 2021, "ScoreFlow", theorem 3; Kingma et al. 2021, "VDM", equations 11 to 18). In T steps with the posterior
+(Song et al. 2021, "ScoreFlow", theorem 3; Kingma et al. 2021, "VDM", sections 4 and 5). In T steps with the posterior
 variance of DDPM the integral becomes sum_i expm1(h_i) E||eps - eps_hat||^2 at the noisier end of each step h_i of
 lambda: on average larger for an exact score, falling to the integral as T grows. ``denoising`` samples either.
 

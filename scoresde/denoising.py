@@ -4,7 +4,7 @@ With lambda the log-SNR, eps_hat = -sigma score(x_t, t) and x_t = alpha x_0 + si
 
     int E||eps - eps_hat||^2 dlambda      or      sum_i expm1(h_i) E||eps - eps_hat||^2 at lambda_i, h = diff(lambda),
 
-in continuous time or for T steps with the posterior variance of DDPM (Kingma et al. 2021, "VDM", equations 14 and 18).
+in continuous time or for T steps with the posterior variance of DDPM (Kingma et al. 2021, "VDM", sections 4 and 5).
 Since g^2/sigma^2 = -dlambda/dt, uniform draws of lambda are the importance sampling of the likelihood weight in closed
 form, for every SDE through ``time``. For T steps the same draw picks step i as often as it is long in lambda, and
 carries the weight expm1(h_i)/h_i.

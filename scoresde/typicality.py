@@ -1,20 +1,20 @@
-"""What log-likelihoods are used for: classification, and four answers to "does x belong to this law?".
+"""What log-likelihoods are used for: classification, and three answers to "does x belong to this law?".
 
 Classification. With the log-likelihood of x under each class (class-conditional scores, or one score with a label),
 
     p(c | x) = p(x | c) p(c) / sum_c' p(x | c') p(c')                                               (Bayes).
 
-``likelihood_bound`` may stand for log p(x | c): under one key all classes share times and noise, so that what is common
-to them cancels (Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier").
+``likelihood_bound`` may stand for log p(x | c), with one key for all classes so that they share times and noise (Li et
+al. 2023, "Your diffusion model is secretly a zero-shot classifier").
 
 Anomaly scores, the larger the stranger, each with a case in which it fails (all are tests):
 
     -log p(x)          the surprise. Blind where the density is high and nothing lives: the mode of N(0, I) in D
                        dimensions, at radius 0, has the highest density of all and counts as the most normal point,
                        although samples have radius sqrt(D).
-    |-mean log p - H|  typicality (Nalisnick et al. 2019): samples have a surprise near the entropy H, so one that is too
-                       small is as strange as one that is too large. Flags that mode. Blind to a point of the same
-                       density elsewhere: where half of 200 standard deviations are 1 and half 0.1, a 14-sigma event
+    |-mean log p - H|  typicality (Nalisnick et al. 2019): samples have a surprise near the entropy H, so one too small
+                       is as strange as one too large. Flags that mode. Blind to a point of the same density
+                       elsewhere: where half of 200 standard deviations are 1 and half 0.1, a 14-sigma event
                        in one wide coordinate and 0 in all the others has the density of a sample.
     ||sigma score||    at several noise levels, its distance from what samples have (Mahmood et al. 2021, "MSMA"). Flags
                        that point, since each noise level weighs the coordinates differently. Blind to what moves no

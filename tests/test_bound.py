@@ -190,7 +190,7 @@ def test_the_discrete_bound_is_the_naive_sum_and_falls_to_continuous_time():
                 assert np.all(np.abs(value - term) < 5 * got.std_error + 2e-4), (steps, value, term, got.std_error)
     continuous = discrete(t_data=t_data)
     costs, entropy = MASS @ np.stack(list(naive.values()), 1), -MASS @ np.log(MASS)
-    assert np.all(np.diff(costs) < 0) and costs[-1] > entropy  # on average over the law (Kingma et al. 2021, 4.2)
+    assert np.all(np.diff(costs) < 0) and costs[-1] > entropy  # on average over the law (Kingma et al. 2021, section 4)
     limit = naive[128] - (naive[32] - naive[128]) / 3  # first order in 1/T
     assert np.all(np.abs(continuous.bound + limit) < 5 * continuous.std_error + 1e-3), (continuous, limit)
     bits = float(bits_per_dim(MASS @ np.asarray(continuous.bound), 1, 1))
