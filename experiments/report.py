@@ -112,8 +112,8 @@ def _bound(likelihood: dict[str, Any]) -> str:
     """The variational bound beside the exact figure, where a run has one."""
     if not (bound := likelihood.get("bound")):
         return ""
-    cost = f"{bound['num_evals']} evaluations each, {bound['seconds']:.0f} s"
-    return f"variational bound {bound['mean']:.4f} {likelihood['unit']}, its noise {bound['std_error']:.4f}, {cost}"
+    values = [f"{bound[f'{kind}mean']:.4f} ± {bound[f'{kind}std_error']:.4f}" for kind in ("", "discrete_")]
+    return f"variational bound {values[0]}, of the integers {values[1]}, {bound['seconds']:.0f} s"
 
 
 def markdown(report: dict[str, Any], config: dict[str, Any], environment: dict[str, Any]) -> str:

@@ -18,8 +18,9 @@ Control variate. For N(0, s^2 I) one has eps_hat = sin^2 eps + sin cos x_0/s wit
     int cos^4 dlambda = [log(1/sin^2) + sin^2],     int sin^2 cos^2 dlambda = -[sin^2].
 
 A network's error is close to this one at both ends of time, so only the difference of the two squares is sampled: the
-variance falls 4.5 fold on a ring of Gaussians and 9 fold on digits (VP), 2.5 and 5.6 fold for VE. Every s is right; for
-data N(0, s^2 I) nothing random is left. Pairs of opposite noise, at equal cost, do not help further.
+variance falls 4.6 fold on a ring of Gaussians and 9 fold on digits for VP, 2.6 and 5.5 fold for VE (a benchmark,
+``bounds``, prints it). Every s is right; for data N(0, s^2 I) nothing random is left. Pairs of opposite noise at equal
+cost do not help further.
 """
 
 import dataclasses
