@@ -22,6 +22,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.denoising import check_sampling, denoising_error, gaussian_error, grid_path
+from scoresde.grids import check_grid
 from scoresde.score import Score, as_partial, flatten
 from scoresde.sde import SDE
 
@@ -72,9 +73,7 @@ def rate_distortion(
     """
     x = jnp.asarray(x)
     check_sampling(x, 1, repeats, sigma_data)
-    path, dims = grid_path(sde, grid), math.prod(x.shape[1:])
-    assert path.times is not None
-    times = np.append(path.times, path.t_data)
+    times, path, dims = check_grid(sde, grid), grid_path(sde, grid), math.prod(x.shape[1:])
     keys = jax.random.split(key, repeats)
     difference = _mean_difference(keys, sde, as_partial(score), x, jnp.asarray(times, x.dtype), jnp.asarray(sigma_data))
     square = float(jnp.mean(jnp.sum(flatten(x) ** 2, axis=1))) / dims

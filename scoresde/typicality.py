@@ -48,8 +48,8 @@ def class_log_posterior(log_likelihoods: ArrayLike, log_prior: ArrayLike | None 
     Raises:
         ValueError: shapes that do not belong together.
 
-    >>> class_log_posterior([[0.0, 0.0, -jnp.inf]]).round(3).tolist()
-    [[-0.6930000185966492, -0.6930000185966492, -inf]]
+    >>> jnp.exp(class_log_posterior([[-7.0, -7.0, -jnp.inf]])).tolist()
+    [[0.5, 0.5, 0.0]]
     """
     log_likelihoods = jnp.asarray(log_likelihoods, float)
     if log_likelihoods.ndim != 2 or log_likelihoods.shape[1] < 2:
