@@ -149,17 +149,17 @@ def test_classification_by_conditional_likelihood_is_the_bayes_classifier():
     means = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.2]])
     stds, weights = np.array([0.5, 0.7, 0.4]), np.array([0.2, 0.5, 0.3])
     classes = [GaussianMixture(means[c : c + 1], stds[c : c + 1], np.ones(1)) for c in range(3)]
-    x = GaussianMixture(means, stds, weights).sample(KEY, 400)
+    x = GaussianMixture(means, stds, weights).sample(KEY, 150)
     truth = np.stack([law.log_prob(x) for law in classes], 1) + np.log(weights)
     exact = class_log_posterior(truth - np.log(weights), np.log(weights))
     np.testing.assert_allclose(exact, truth - np.asarray(logsumexp(truth, axis=1))[:, None], atol=1e-5)
 
     bounds = [
-        likelihood_bound(KEY, sde, law.score(sde), x, draws=16, repeats=64, sigma_data=0.9).bound for law in classes
+        likelihood_bound(KEY, sde, law.score(sde), x, draws=16, repeats=32, sigma_data=0.9).bound for law in classes
     ]
     label = np.argmax(class_log_posterior(np.stack(bounds, 1), np.log(weights)), axis=1)
     agree = np.mean(label == np.argmax(exact, axis=1))
-    assert agree > 0.97, agree
+    assert agree > 0.95, agree
     sure = np.sort(exact, axis=1)[:, -2] < math.log(0.02)
     assert sure.mean() > 0.3 and np.mean(label[sure] == np.argmax(exact, 1)[sure]) > 0.995
     np.testing.assert_allclose(np.exp(class_log_posterior(truth)).sum(1), 1, rtol=1e-5)
