@@ -87,7 +87,7 @@ def test_the_bound_of_an_exact_score_loses_the_prior_and_the_decoder_alone(sde):
     lost = np.array([losses(sde, x) for x in X.astype("f8")])
     error = np.asarray(got.bound) - (exact - lost.sum(1))
     assert np.all(np.abs(error) < 5 * got.std_error + 1e-4), (error, got.std_error)
-    assert np.all(np.asarray(got.std_error) < 0.1) and np.max(np.abs(lost.sum(1))) > 0.09
+    assert np.all(np.asarray(got.std_error) < 0.12) and np.max(np.abs(lost.sum(1))) > 0.09
     np.testing.assert_allclose(got.bound, -(got.prior + got.diffusion + got.reconstruction), rtol=1e-5)
     assert got.num_evals == 512 * 17
 
