@@ -4,6 +4,9 @@ from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.bound import Bound as Bound
+from scoresde.bound import discrete_bound as discrete_bound
+from scoresde.bound import likelihood_bound as likelihood_bound
 from scoresde.divergence import ExactDivergence as ExactDivergence
 from scoresde.divergence import exact_divergence as exact_divergence
 from scoresde.divergence import hutchinson as hutchinson
@@ -41,6 +44,8 @@ from scoresde.optimise import mean_distance as mean_distance
 from scoresde.optimise import optimise_grid as optimise_grid
 from scoresde.optimise import smooth_grid as smooth_grid
 from scoresde.precond import Preconditioner as Preconditioner
+from scoresde.rate import RateDistortion as RateDistortion
+from scoresde.rate import rate_distortion as rate_distortion
 from scoresde.sde import SDE as SDE
 from scoresde.sde import VE as VE
 from scoresde.sde import VP as VP
@@ -72,5 +77,10 @@ from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
+from scoresde.typicality import Typicality as Typicality
+from scoresde.typicality import class_log_posterior as class_log_posterior
+from scoresde.typicality import mahalanobis as mahalanobis
+from scoresde.typicality import score_norms as score_norms
+from scoresde.typicality import typicality_test as typicality_test
 
 __version__ = "0.1.0"
