@@ -45,7 +45,9 @@ from scoresde.solvers import (
     heun,
     integrate,
     ipndm,
+    join,
     lms,
+    padded,
     predictor_corrector,
     restart,
     reverse_diffusion,
@@ -55,7 +57,7 @@ from scoresde.solvers import (
     unipc,
     with_denoising,
 )
-from scoresde.solvers.table import Nodes, join, single_step
+from scoresde.solvers.table import Nodes, single_step
 
 KEY = jax.random.key(11)
 MEAN, STD = 0.7, 0.4
