@@ -34,7 +34,7 @@ FIRST_STEP = 0.02  # of an angle of at most pi/2; the controller takes over from
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["x", "num_evals", "success", "at_limit", "time", "path"],
+    data_fields=["x", "num_evals", "success", "path", "at_limit", "time"],
     meta_fields=["max_steps"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -45,39 +45,41 @@ class Flow:
         x: (B, *event) states at ``t_end``; NaN where ``success`` is false.
         num_evals: (B,) evaluations of the score spent on each example.
         success: (B,) whether the solve reached ``t_end``.
+        max_steps: the limit that was in force.
+        path: (S, B, *event) states at the times ``save_at``, if there were any.
         at_limit: (B,) whether ``max_steps`` were not enough; a failed example that they were enough for met a score
             that is not finite, or a jump that no step is small enough for.
         time: (B,) the time that the solve reached, ``t_end`` if it succeeded; NaN where fixed steps failed.
-        max_steps: the limit that was in force.
-        path: (S, B, *event) states at the times ``save_at``, if there were any.
     """
 
     x: jax.Array
     num_evals: jax.Array
     success: jax.Array
-    at_limit: jax.Array
-    time: jax.Array
     max_steps: int
     path: jax.Array | None = None
+    at_limit: jax.Array | None = None
+    time: jax.Array | None = None
 
     @property
     def message(self) -> str:
         """One line for people, empty if every example succeeded. Not available inside ``jit``."""
-        return failure_message(self.success, self.at_limit, self.time, self.max_steps)
+        return failure_message(self.success, self.max_steps, self.at_limit, self.time)
 
 
-def failure_message(success: jax.Array, at_limit: jax.Array, time: jax.Array, max_steps: int) -> str:
+def failure_message(
+    success: jax.Array, max_steps: int, at_limit: ArrayLike | None = None, time: ArrayLike | None = None
+) -> str:
     """What to do about the examples whose solve did not reach its end; empty if there are none."""
-    reasons = (
-        (at_limit, f"stopped at max_steps = {max_steps}", "raise max_steps, or loosen rtol and atol"),
-        (~np.asarray(at_limit), "met a score that is not finite or jumps", "check the score there"),
-    )
+    at_limit = np.zeros(success.shape, bool) if at_limit is None else np.asarray(at_limit)
+    time = np.full(success.shape, np.nan) if time is None else np.asarray(time)
     parts = []
-    for reason, what, advice in reasons:
-        failed = np.flatnonzero(~np.asarray(success) & np.asarray(reason))
+    for reason, what, advice in (
+        (at_limit, f"stopped at max_steps = {max_steps}", "raise max_steps, or loosen rtol and atol"),
+        (~at_limit, "met a score that is not finite or jumps", "check the score there"),
+    ):
+        failed = np.flatnonzero(~np.asarray(success) & reason)
         if failed.size:
-            t = np.asarray(time)[failed[0]]
-            place = "" if np.isnan(t) else f" at t = {t:.4g}"
+            place = "" if np.isnan(time[failed[0]]) else f" at t = {time[failed[0]]:.4g}"
             parts.append(f"{failed.size} of {success.size} examples (first: {failed[0]}) {what}{place}: {advice}")
     return "; ".join(parts)
 
@@ -198,7 +200,8 @@ class Method:
         tableau: Any = self.solver.tableau
         reused = int(tableau.fsal)  # whether a step's last evaluation is the next one's first
         num_evals = solution.stats["num_steps"] * (tableau.num_stages - reused) + reused
-        reached = solution.ts[jnp.sum(jnp.isfinite(solution.ts)) - 1]
+        angles = jnp.asarray(solution.ts)
+        reached = angles[jnp.sum(jnp.isfinite(angles)) - 1]  # those after the last one reached are infinite
         reached = jnp.where(success | (not self.fixed), reached, jnp.nan)
         return final, num_evals, success, (solution.result == diffrax.RESULTS.max_steps_reached, reached)
 
@@ -275,4 +278,4 @@ def _flow(
     at_limit, reached = stop
     time = jnp.where(success, t_end, time_at(sde, reached, sigma_data, (t_start, t_end)))
     end_state, path = (x, None) if save is None else (x[-1], x[:-1])
-    return Flow(end_state, num_evals, success, at_limit, time, method.max_steps, path)
+    return Flow(end_state, num_evals, success, method.max_steps, path, at_limit, time)

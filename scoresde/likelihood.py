@@ -47,9 +47,9 @@ class Likelihood:
         latent: (B, *event), x carried to t_max.
         num_evals: (B,) evaluations of the score (each with its tangents).
         success: (B,) whether the solve reached t_max.
+        max_steps: the limit on steps that was in force.
         at_limit: (B,) whether ``max_steps`` were not enough; see ``Flow``.
         time: (B,) the time that the solve reached, t_max if it succeeded.
-        max_steps: the limit on steps that was in force.
     """
 
     log_prob: jax.Array
@@ -57,14 +57,14 @@ class Likelihood:
     latent: jax.Array
     num_evals: jax.Array
     success: jax.Array
+    max_steps: int
     at_limit: jax.Array
     time: jax.Array
-    max_steps: int
 
     @property
     def message(self) -> str:
         """One line for people, empty if every example succeeded. Not available inside ``jit``."""
-        return failure_message(self.success, self.at_limit, self.time, self.max_steps)
+        return failure_message(self.success, self.max_steps, self.at_limit, self.time)
 
 
 def log_likelihood(
@@ -144,7 +144,7 @@ def _log_likelihood(
     log_prob = sde.prior_log_prob(latent) + dims * jnp.log(r_max / r_min) + jnp.mean(integral, axis=1)
     time = jnp.where(success, t_max, time_at(sde, reached, sigma_data, (t_min, t_max)))
     error = divergence.std_error(integral)
-    return Likelihood(log_prob, error, latent, num_evals, success, at_limit, time, method.max_steps)
+    return Likelihood(log_prob, error, latent, num_evals, success, method.max_steps, at_limit, time)
 
 
 def dequantised_log_likelihood(

@@ -26,7 +26,7 @@ def padded(table: Table, *, num_evals: int = 0, history: int = 0) -> Table:
     """The same table with a longer history, and with evaluations at its end that change nothing.
 
     ``sample`` and ``integrate`` compile once per shape of the table: brought to one shape, all solvers, grids and SDEs
-    share that compilation. Each row added costs an evaluation of the score, at the result.
+    share that compilation. Each row added costs an evaluation of the score at the result, where it must be finite.
 
     Args:
         num_evals: evaluations of the result; a smaller number than the table's leaves it as it is.
