@@ -49,15 +49,13 @@ def join(tables: Sequence[Table]) -> Table:
     A table's first commit cannot depend on values, of which there are none: it is carried into the last one before it.
     """
     history = max(table.commit.A.shape[1] for table in tables)
-    joined = padded(tables[0], history=history)
-    for table in tables[1:]:
-        table = padded(table, history=history)
-        first = jax.tree.map(lambda v: v[0], table.commit)
-        joined = lifted(joined, np.array([-1]), first.t, np.array([first.a]), first.s)
-        commit = jax.tree.map(lambda v, w: np.concatenate([v, w[1:]]), joined.commit, table.commit)
-        look = jax.tree.map(lambda v, w: np.concatenate([v, w]), joined.look, table.look)
-        joined = Table(look, commit, joined.start_std)
-    return joined
+    parts = [padded(table, history=history) for table in tables]
+    for i, after in enumerate(parts[1:]):
+        first = jax.tree.map(lambda v: v[:1], after.commit)
+        parts[i] = lifted(parts[i], np.array([-1]), first.t, first.a, first.s)
+    look = jax.tree.map(lambda *v: np.concatenate(v), *(part.look for part in parts))
+    commit = jax.tree.map(lambda v, *w: np.concatenate([v, *(u[1:] for u in w)]), *(part.commit for part in parts))
+    return Table(look, commit, parts[0].start_std)
 
 
 def with_denoising(sde: SDE, table: Table) -> Table:
