@@ -52,6 +52,7 @@ from scoresde.sde import VP as VP
 from scoresde.sde import Cosine as Cosine
 from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
+from scoresde.solvers import NonFinite as NonFinite
 from scoresde.solvers import Table as Table
 from scoresde.solvers import ancestral as ancestral
 from scoresde.solvers import ancestral_split as ancestral_split
@@ -63,10 +64,12 @@ from scoresde.solvers import deis as deis
 from scoresde.solvers import dpm_solver as dpm_solver
 from scoresde.solvers import dpm_solver_single as dpm_solver_single
 from scoresde.solvers import euler_maruyama as euler_maruyama
+from scoresde.solvers import first_nonfinite as first_nonfinite
 from scoresde.solvers import heun as heun
 from scoresde.solvers import integrate as integrate
 from scoresde.solvers import ipndm as ipndm
 from scoresde.solvers import lms as lms
+from scoresde.solvers import padded as padded
 from scoresde.solvers import predictor_corrector as predictor_corrector
 from scoresde.solvers import restart as restart
 from scoresde.solvers import reverse_diffusion as reverse_diffusion
