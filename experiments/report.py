@@ -93,9 +93,9 @@ def table(report: dict[str, Any]) -> Group:
             f"{result['mmd']:.5f}",
         )
     note = "SW: sliced-Wasserstein distance to the held-out data; MMD: squared, unbiased"
-    return Group(
-        Text(report["name"], style="bold"), head, _detail(likelihood), Text(""), solvers, Text(note, style="dim")
-    )
+    text = [Text(report["name"], style="bold"), head, _detail(likelihood)]
+    text += [Text(_bound(likelihood) + "\n" if likelihood.get("bound") else "", style="dim")]
+    return Group(*text, solvers, Text(note, style="dim"))
 
 
 def _detail(likelihood: dict[str, Any]) -> Text:
@@ -108,20 +108,21 @@ def _detail(likelihood: dict[str, Any]) -> Text:
     return Text(f"{likelihood['examples']} examples{draws}{failed}, {probes}, {cost}", style="dim")
 
 
+def _bound(likelihood: dict[str, Any]) -> str:
+    """The variational bound beside the exact figure, where a run has one."""
+    if not (bound := likelihood.get("bound")):
+        return ""
+    values = [f"{bound[f'{kind}mean']:.4f} ± {bound[f'{kind}std_error']:.4f}" for kind in ("", "discrete_")]
+    return f"variational bound {values[0]}, of the integers {values[1]}, {bound['seconds']:.0f} s"
+
+
 def markdown(report: dict[str, Any], config: dict[str, Any], environment: dict[str, Any]) -> str:
     """The text of report.md: pictures, tables, how to repeat the run, and every figure at full precision."""
     likelihood, real, training = report["likelihood"], report["real"], report["training"]
     solvers = {"real (train)": {"ratio": 1} | real} | report["samples"]
     columns = ("num_evals", "seconds", "sliced_wasserstein", "ratio", "mmd", "energy_distance")
-    heads = (
-        "samples",
-        "evaluations",
-        "seconds",
-        "sliced Wasserstein",
-        "ratio to real",
-        "MMD (squared)",
-        "energy distance",
-    )
+    heads = ("samples", "evaluations", "seconds", "sliced Wasserstein", "ratio to real", "MMD (squared)")
+    heads += ("energy distance",)
     exact = "" if likelihood["exact"] is None else f" (exact: {_short(likelihood['exact'])})"
     loss = "" if training["final_loss"] is None else f" Last loss {_short(training['final_loss'])}."
     network = f"{report['network']['name']} of {report['network']['parameters']:,} parameters"
@@ -129,7 +130,7 @@ def markdown(report: dict[str, Any], config: dict[str, Any], environment: dict[s
     parts = [
         f"# {report['name']}",
         f"**{_short(likelihood['mean'])} ± {likelihood['std_error']:.2g} {likelihood['unit']}**{exact} on "
-        f"held-out data: {_detail(likelihood)}.",
+        f"held-out data: {_detail(likelihood)}. {_bound(likelihood)}".strip(),
         f"{_cell(report['data']['describe'])}. `{report['sde']}`, {network}.",
         "![samples of every sampler beside held-out examples](figures/samples.png)",
         _rows(heads, [[name, *(solver.get(column, "") for column in columns)] for name, solver in solvers.items()]),

@@ -4,6 +4,9 @@ from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.bound import Bound as Bound
+from scoresde.bound import discrete_bound as discrete_bound
+from scoresde.bound import likelihood_bound as likelihood_bound
 from scoresde.divergence import ExactDivergence as ExactDivergence
 from scoresde.divergence import exact_divergence as exact_divergence
 from scoresde.divergence import hutchinson as hutchinson
@@ -42,12 +45,15 @@ from scoresde.optimise import mean_distance as mean_distance
 from scoresde.optimise import optimise_grid as optimise_grid
 from scoresde.optimise import smooth_grid as smooth_grid
 from scoresde.precond import Preconditioner as Preconditioner
+from scoresde.rate import RateDistortion as RateDistortion
+from scoresde.rate import rate_distortion as rate_distortion
 from scoresde.sde import SDE as SDE
 from scoresde.sde import VE as VE
 from scoresde.sde import VP as VP
 from scoresde.sde import Cosine as Cosine
 from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
+from scoresde.solvers import NonFinite as NonFinite
 from scoresde.solvers import Table as Table
 from scoresde.solvers import adams as adams
 from scoresde.solvers import ancestral as ancestral
@@ -61,10 +67,12 @@ from scoresde.solvers import deis as deis
 from scoresde.solvers import dpm_solver as dpm_solver
 from scoresde.solvers import dpm_solver_single as dpm_solver_single
 from scoresde.solvers import euler_maruyama as euler_maruyama
+from scoresde.solvers import first_nonfinite as first_nonfinite
 from scoresde.solvers import heun as heun
 from scoresde.solvers import integrate as integrate
 from scoresde.solvers import ipndm as ipndm
 from scoresde.solvers import lms as lms
+from scoresde.solvers import padded as padded
 from scoresde.solvers import predictor_corrector as predictor_corrector
 from scoresde.solvers import restart as restart
 from scoresde.solvers import reverse_diffusion as reverse_diffusion
@@ -76,5 +84,10 @@ from scoresde.solvers import with_denoising as with_denoising
 from scoresde.stochastic import reverse_sde as reverse_sde
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
+from scoresde.typicality import Typicality as Typicality
+from scoresde.typicality import class_log_posterior as class_log_posterior
+from scoresde.typicality import mahalanobis as mahalanobis
+from scoresde.typicality import score_norms as score_norms
+from scoresde.typicality import typicality_test as typicality_test
 
 __version__ = "0.1.0"

@@ -32,7 +32,11 @@ from scoresde.sde import SDE, expand, is_concrete
 FIRST_STEP = 0.02  # of an angle of at most pi/2; the controller takes over from there
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["x", "num_evals", "success", "path"], meta_fields=["max_steps"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["x", "num_evals", "success", "path", "at_limit", "time"],
+    meta_fields=["max_steps"],
+)
 @dataclasses.dataclass(frozen=True)
 class Flow:
     """The end of a probability flow.
@@ -43,6 +47,9 @@ class Flow:
         success: (B,) whether the solve reached ``t_end``.
         max_steps: the limit that was in force.
         path: (S, B, *event) states at the times ``save_at``, if there were any.
+        at_limit: (B,) whether ``max_steps`` were not enough; a failed example that they were enough for met a score
+            that is not finite, or a jump that no step is small enough for.
+        time: (B,) the time that the solve reached, ``t_end`` if it succeeded; NaN where fixed steps failed.
     """
 
     x: jax.Array
@@ -50,22 +57,31 @@ class Flow:
     success: jax.Array
     max_steps: int
     path: jax.Array | None = None
+    at_limit: jax.Array | None = None
+    time: jax.Array | None = None
 
     @property
     def message(self) -> str:
         """One line for people, empty if every example succeeded. Not available inside ``jit``."""
-        return failure_message(self.success, self.max_steps)
+        return failure_message(self.success, self.max_steps, self.at_limit, self.time)
 
 
-def failure_message(success: jax.Array, max_steps: int) -> str:
+def failure_message(
+    success: jax.Array, max_steps: int, at_limit: ArrayLike | None = None, time: ArrayLike | None = None
+) -> str:
     """What to do about the examples whose solve did not reach its end; empty if there are none."""
-    failed = np.flatnonzero(~np.asarray(success))
-    if not failed.size:
-        return ""
-    return (
-        f"{failed.size} of {success.size} examples (first: {failed[0]}) stopped at max_steps = {max_steps} or met a "
-        f"non-finite score and are NaN: raise max_steps, loosen rtol and atol, or check the score there"
-    )
+    at_limit = np.zeros(success.shape, bool) if at_limit is None else np.asarray(at_limit)
+    time = np.full(success.shape, np.nan) if time is None else np.asarray(time)
+    parts = []
+    for reason, what, advice in (
+        (at_limit, f"stopped at max_steps = {max_steps}", "raise max_steps, or loosen rtol and atol"),
+        (~at_limit, "met a score that is not finite or jumps", "check the score there"),
+    ):
+        failed = np.flatnonzero(~np.asarray(success) & reason)
+        if failed.size:
+            place = "" if np.isnan(time[failed[0]]) else f" at t = {time[failed[0]]:.4g}"
+            parts.append(f"{failed.size} of {success.size} examples (first: {failed[0]}) {what}{place}: {advice}")
+    return "; ".join(parts)
 
 
 def probability_flow(
@@ -153,7 +169,9 @@ class Method:
     def solve(
         self, field: Callable[..., Any], state: Any, start: jax.Array, end: jax.Array, tolerance: Any, save: Any = None
     ) -> Any:
-        """Integrate d(state)/dphi = field(phi, state); returns (state or NaN, evaluations, success).
+        """Integrate d(state)/dphi = field(phi, state); returns (state or NaN, evaluations, success, stop).
+
+        ``stop`` is whether the limit on steps ended it and the angle that it reached, NaN where fixed steps failed.
 
         With angles to ``save`` (S,) the states there and the last one are returned, (S + 1, ...) each.
         """
@@ -161,7 +179,8 @@ class Method:
             first, controller = (end - start) / self.max_steps, diffrax.ConstantStepSize()
         else:
             first = jnp.sign(end - start) * jnp.minimum(FIRST_STEP, jnp.abs(end - start))
-            controller = diffrax.PIDController(*tolerance, norm=_worst_example)
+            smallest = jnp.finfo(start.dtype).eps * jnp.minimum(jnp.abs(start), jnp.abs(end))  # below it is rounding
+            controller = diffrax.PIDController(*tolerance, norm=_worst_example, dtmin=smallest, force_dtmin=False)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda phi, y, _: field(phi, y)),
             self.solver,
@@ -181,7 +200,10 @@ class Method:
         tableau: Any = self.solver.tableau
         reused = int(tableau.fsal)  # whether a step's last evaluation is the next one's first
         num_evals = solution.stats["num_steps"] * (tableau.num_stages - reused) + reused
-        return final, num_evals, success
+        angles = jnp.asarray(solution.ts)
+        reached = angles[jnp.sum(jnp.isfinite(angles)) - 1]  # those after the last one reached are infinite
+        reached = jnp.where(success | (not self.fixed), reached, jnp.nan)
+        return final, num_evals, success, (solution.result == diffrax.RESULTS.max_steps_reached, reached)
 
 
 def _worst_example(error: Any) -> jax.Array:
@@ -200,12 +222,17 @@ def angle(sde: SDE, t: ArrayLike, sigma_data: ArrayLike) -> jax.Array:
     return jnp.arctan2(sde.sigma(t), sde.alpha(t) * sigma_data)
 
 
+def time_at(sde: SDE, phi: jax.Array, sigma_data: ArrayLike, span: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """The inverse of ``angle``, kept within ``span``."""
+    t = sde.time(-2 * jnp.log(sigma_data * jnp.tan(phi)))
+    return jnp.clip(t, min=jnp.minimum(*span), max=jnp.maximum(*span))
+
+
 def velocity(sde: SDE, score: Score, sigma_data: ArrayLike, span: tuple[jax.Array, jax.Array]) -> Callable[..., Any]:
     """du/dphi as a function of (phi, u) with u of shape (B, *event); times are kept within ``span``."""
 
     def field(phi: jax.Array, u: jax.Array) -> jax.Array:
-        t = sde.time(-2 * jnp.log(sigma_data * jnp.tan(phi)))
-        t = jnp.clip(t, min=jnp.minimum(*span), max=jnp.maximum(*span))
+        t = time_at(sde, phi, sigma_data, span)
         r = radius(sde, t, sigma_data)
         x = r * u
         eps_hat = -sde.sigma(t) * check_score(score(x, t), x)
@@ -234,17 +261,21 @@ def _flow(
         save = jnp.clip(angle(sde, save_at, sigma_data), jnp.minimum(start, end), jnp.maximum(start, end))
         times = jnp.append(save_at, t_end)
 
-    def solve(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        u, num_evals, success = method.solve(field, x / radius(sde, t_start, sigma_data), start, end, tolerance, save)
-        return u * expand(radius(sde, times, sigma_data), u), num_evals, success
+    def solve(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+        u = x / radius(sde, t_start, sigma_data)
+        u, num_evals, success, stop = method.solve(field, u, start, end, tolerance, save)
+        return u * expand(radius(sde, times, sigma_data), u), num_evals, success, stop
 
     with jax.default_matmul_precision("highest"):
         if joint:
             batch = x.shape[:1]
-            x, num_evals, success = solve(x)
-            num_evals, success = (jnp.full(batch, v) for v in (num_evals, success))
+            x, *one = solve(x)
+            num_evals, success, stop = jax.tree.map(lambda v: jnp.full(batch, v), tuple(one))
         else:
             example = 0 if save is None else 1  # the axis of the examples in the result
-            x, num_evals, success = jax.vmap(solve, out_axes=(example, 0, 0))(x[:, None])
+            x, num_evals, success, stop = jax.vmap(solve, out_axes=(example, 0, 0, 0))(x[:, None])
             x = jnp.squeeze(x, example + 1)
-    return Flow(x if save is None else x[-1], num_evals, success, method.max_steps, None if save is None else x[:-1])
+    at_limit, reached = stop
+    time = jnp.where(success, t_end, time_at(sde, reached, sigma_data, (t_start, t_end)))
+    end_state, path = (x, None) if save is None else (x[-1], x[:-1])
+    return Flow(end_state, num_evals, success, method.max_steps, path, at_limit, time)

@@ -27,14 +27,14 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.divergence import Divergence, hutchinson, whole
-from scoresde.flow import Method, angle, failure_message, radius, velocity
+from scoresde.flow import Method, angle, failure_message, radius, time_at, velocity
 from scoresde.score import Score, as_partial
 from scoresde.sde import SDE, example_keys
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_prob", "std_error", "latent", "num_evals", "success"],
+    data_fields=["log_prob", "std_error", "latent", "num_evals", "success", "at_limit", "time"],
     meta_fields=["max_steps"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Likelihood:
         num_evals: (B,) evaluations of the score (each with its tangents).
         success: (B,) whether the solve reached t_max.
         max_steps: the limit on steps that was in force.
+        at_limit: (B,) whether ``max_steps`` were not enough; see ``Flow``.
+        time: (B,) the time that the solve reached, t_max if it succeeded.
     """
 
     log_prob: jax.Array
@@ -56,11 +58,13 @@ class Likelihood:
     num_evals: jax.Array
     success: jax.Array
     max_steps: int
+    at_limit: jax.Array
+    time: jax.Array
 
     @property
     def message(self) -> str:
         """One line for people, empty if every example succeeded. Not available inside ``jit``."""
-        return failure_message(self.success, self.max_steps)
+        return failure_message(self.success, self.max_steps, self.at_limit, self.time)
 
 
 def log_likelihood(
@@ -123,7 +127,7 @@ def _log_likelihood(
     field = velocity(sde, score, sigma_data, (t_min, t_max))
     dims = math.prod(x.shape[1:])
 
-    def solve(key: jax.Array, x: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+    def solve(key: jax.Array, x: jax.Array) -> tuple[Any, ...]:
         probes = divergence.draw(key, x)
 
         def augmented(phi: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -131,14 +135,16 @@ def _log_likelihood(
             return v[None], div[None] / dims  # per dimension, so that one tolerance suits both registers
 
         state = (x / r_min)[None], jnp.zeros((1, len(probes)), x.dtype)
-        (u, integral), num_evals, success = method.solve(augmented, state, start, end, tolerance)
-        return (u[0], dims * integral[0]), num_evals, success
+        (u, integral), *rest = method.solve(augmented, state, start, end, tolerance)
+        return (u[0], dims * integral[0]), *rest
 
     with jax.default_matmul_precision("highest"):
-        (u, integral), num_evals, success = jax.vmap(solve)(example_keys(key, x.shape[0]), x)
+        (u, integral), num_evals, success, (at_limit, reached) = jax.vmap(solve)(example_keys(key, x.shape[0]), x)
     latent = r_max * u
     log_prob = sde.prior_log_prob(latent) + dims * jnp.log(r_max / r_min) + jnp.mean(integral, axis=1)
-    return Likelihood(log_prob, divergence.std_error(integral), latent, num_evals, success, method.max_steps)
+    time = jnp.where(success, t_max, time_at(sde, reached, sigma_data, (t_min, t_max)))
+    error = divergence.std_error(integral)
+    return Likelihood(log_prob, error, latent, num_evals, success, method.max_steps, at_limit, time)
 
 
 def dequantised_log_likelihood(
@@ -192,6 +198,8 @@ def dequantised_log_likelihood(
         std_error=jnp.std(log_prob, axis=0, ddof=1) / math.sqrt(repeats),
         num_evals=sum((r.num_evals for r in results[1:]), results[0].num_evals),
         success=jnp.all(jnp.stack([r.success for r in results]), axis=0),
+        at_limit=jnp.any(jnp.stack([r.at_limit for r in results]), axis=0),
+        time=jnp.min(jnp.stack([r.time for r in results]), axis=0),
     )
 
 

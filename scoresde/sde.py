@@ -42,10 +42,17 @@ def expand(t: jax.Array, x: jax.Array) -> jax.Array:
 def on_host(function: Callable[..., Any], *arguments: Any) -> Any:
     """Evaluate ``function`` in float64 on the CPU, whatever ``jax_enable_x64`` says; return NumPy arrays.
 
-    Used where tables and grids are built: ``arguments`` are concrete (SDEs, NumPy arrays), never traced.
+    Used where tables and grids are built: ``arguments`` are concrete numbers and arrays (n,), never traced, and the
+    function acts element by element. It sees arrays lengthened to a power of two, so that a sweep over numbers of steps
+    compiles its operations for few lengths.
     """
+    lengths = {len(v) for v in arguments if np.ndim(v) == 1}
+    n = lengths.pop() if len(lengths) == 1 else 0
+    if n:
+        extra = (1 << (n - 1).bit_length()) - n
+        arguments = tuple(np.pad(v, (0, extra), "edge") if np.ndim(v) == 1 else v for v in arguments)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.default_device(_host_device()):
-        return jax.tree.map(np.array, function(*arguments))
+        return jax.tree.map(lambda v: np.array(v)[:n] if n and np.ndim(v) else np.array(v), function(*arguments))
 
 
 def _host_device() -> Any:

@@ -19,6 +19,8 @@ FLOORS = {
     "precond": 1,
     "grids": 1,
     "loss": 2,
+    "denoising": 2,
+    "typicality": 2,
     "solvers": 2,
     "flow": 2,
     "likelihood": 2,
@@ -26,6 +28,8 @@ FLOORS = {
     "inverse": 2,
     "train": 3,
     "latents": 3,
+    "bound": 3,
+    "rate": 3,
     "optimise": 3,
     "stochastic": 3,
 }

@@ -131,6 +131,7 @@ def test_too_few_steps_is_a_failure_with_a_message_and_no_wrong_number():
     assert not np.any(flow.success) and np.all(np.isnan(flow.x))
     assert "\n" not in flow.message
     assert flow.message.startswith("4 of 4 examples (first: 0) stopped at max_steps = 4") and "raise" in flow.message
+    assert np.all(flow.at_limit) and np.all((flow.time > sde.t_min) & (flow.time < sde.t_max))
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -153,7 +154,28 @@ def test_a_score_that_turns_bad_on_the_way_is_a_failure():
     sde = VP()
     flow = probability_flow(sde, lambda x, t: jnp.where(t < 0.3, jnp.nan, -x), jnp.ones((2, 2)), 1.0, sde.t_min,
                             max_steps=200)  # fmt: skip
-    assert not np.any(flow.success) and np.all(np.isnan(flow.x))
+    assert not np.any(flow.success) and np.all(np.isnan(flow.x)) and not np.any(flow.at_limit)
+    np.testing.assert_allclose(flow.time, 0.3, atol=1e-4)
+    assert flow.message.startswith("2 of 2 examples (first: 0) met a score that is not finite or jumps at t = 0.3:")
+
+
+def test_the_two_reasons_of_failure_are_told_apart_by_example():
+    """Example 0 has an easy score, 1 an oscillating one that wants more steps, 2 one that is NaN below t = 0.5."""
+    sde = VP()
+
+    def score(x, t):
+        kind = jnp.round(x[:, 1:])
+        hard = jnp.where(kind == 1, 1e3 * jnp.sin(1e3 * t), 0.0)
+        return jnp.where((kind == 2) & (t < 0.5), jnp.nan, -x + hard * (jnp.arange(2) == 0)[None])
+
+    x = jnp.array([[0.3, 0.0], [0.1, 1.0], [0.2, 2.0]])
+    flow = probability_flow(sde, score, x, 1.0, 0.3, max_steps=60)
+    np.testing.assert_array_equal(flow.success, [True, False, False])
+    np.testing.assert_array_equal(flow.at_limit, [False, True, False])
+    assert flow.time[0] == np.float32(0.3) and 0.3 < flow.time[1] < 1 and abs(flow.time[2] - 0.5) < 1e-4
+    parts = flow.message.split("; ")
+    assert parts[0].startswith("1 of 3 examples (first: 1) stopped at max_steps = 60 at t = 0.")
+    assert parts[1].startswith("1 of 3 examples (first: 2) met a score that is not finite or jumps at t = 0.5:")
 
 
 def test_no_distance_is_no_change():
@@ -274,6 +296,7 @@ def test_a_non_finite_score_fails_with_fixed_steps_too():
                             VP().t_min, steps=10, save_at=[0.5])  # fmt: skip
     np.testing.assert_array_equal(flow.success, [True, False])
     np.testing.assert_array_equal(np.isnan(flow.path[0, :, 0]), [False, True])
+    assert np.isnan(flow.time[1]) and "(first: 1) met a score that is not finite or jumps: check" in flow.message
     same = probability_flow(VP(), lambda x, t: -x, jnp.ones((2, 3)), 0.5, 0.5, steps=3)
     np.testing.assert_allclose(same.x, 1.0, rtol=1e-6)
 

@@ -15,6 +15,7 @@ from scoresde.solvers import (
     euler_maruyama,
     heun,
     integrate,
+    padded,
     predictor_corrector,
     sample,
 )
@@ -26,27 +27,11 @@ STEPS = (32, 64, 128, 256)
 FINE = 2048
 
 
-def padded(table, rows):
-    """The table with rows that do nothing put at its end: tables of one shape share their compiled loop."""
-    extra = rows - table.num_evals
-
-    def repeat(v, value):
-        return np.concatenate([v, np.full((extra, *v.shape[1:]), value)])
-
-    last = table.look.t[-1], table.times[-1]
-    look = type(table.look)(repeat(table.look.t, last[0]), *(repeat(v, 0.0) for v in jax.tree.leaves(table.look)[1:]))
-    a, A, s, adaptive = jax.tree.leaves(table.commit)[1:]
-    commit = type(table.commit)(
-        repeat(table.times, last[1]), repeat(a, 1.0), repeat(A, 0.0), repeat(s, 0.0), repeat(adaptive, 0.0)
-    )
-    return type(table)(look, commit, table.start_std)
-
-
 def paths(sde, mixture, solver, n, grid=log_snr_grid):
     """64 states at t_min of the same prior draws and Brownian paths."""
     table = solver(sde, grid(sde, n))
     x = float64(sde.prior_sample(KEY, (64, 2)))
-    padding = padded(table, FINE)
+    padding = padded(table, num_evals=FINE)
     return np.asarray(integrate(KEY, score_on(sde, padding, mixture), padding, x, noise=brownian_path(sde)))
 
 
@@ -68,7 +53,7 @@ def test_without_the_option_paths_do_not_converge_and_with_it_those_of_a_mixture
     reference = paths(sde, ring(8, 0.3), ancestral, FINE)
     error = [np.sqrt(np.mean((paths(sde, ring(8, 0.3), ancestral, n) - reference) ** 2)) for n in (32, 256)]
     assert error[1] < 0.2 * error[0]
-    padding = padded(ancestral(sde, log_snr_grid(sde, 256)), FINE)
+    padding = padded(ancestral(sde, log_snr_grid(sde, 256)), num_evals=FINE)
     x = float64(sde.prior_sample(KEY, (64, 2)))
     fresh = integrate(KEY, score_on(sde, padding, ring(8, 0.3)), padding, x)
     assert np.sqrt(np.mean((np.asarray(fresh) - reference) ** 2)) > 5 * error[0]

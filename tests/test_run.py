@@ -91,6 +91,9 @@ def test_a_run_leaves_everything(finished):
     assert set(report["samples"]) == {"euler_maruyama", "predictor_corrector", "probability_flow"}
     assert report["likelihood"]["unit"] == "bits/dim" and report["likelihood"]["examples"] == 297
     assert 1.5 < report["likelihood"]["mean"] < 4.5 and 0 < report["likelihood"]["std_error"] < 0.2
+    bound = report["likelihood"]["bound"]  # of a small network, trained shortly: near the exact figure and above it
+    assert abs(bound["mean"] - report["likelihood"]["mean"]) < 5 * bound["std_error"] + 0.1
+    assert 1.5 < bound["discrete_mean"] < report["likelihood"]["mean"] + 0.1 and bound["std_error"] < 0.1
     with np.load(folder / "arrays.npz") as arrays:
         assert arrays["samples_euler_maruyama"].shape == (20, 8, 8, 1)
         assert arrays["log_prob"].mean() == pytest.approx(report["likelihood"]["mean"], rel=1e-4)

@@ -29,7 +29,7 @@ from family import (
 )
 from scipy.integrate import quad, solve_ivp
 
-from scoresde import Cosine, RectifiedFlow, SubVP, karras_grid, log_snr_grid, uniform_grid
+from scoresde import Cosine, RectifiedFlow, SubVP, karras_grid, log_snr_grid, shifted_grid, uniform_grid
 from scoresde.sde import on_host
 from scoresde.solvers import (
     Table,
@@ -42,10 +42,13 @@ from scoresde.solvers import (
     dpm_solver,
     dpm_solver_single,
     euler_maruyama,
+    first_nonfinite,
     heun,
     integrate,
     ipndm,
+    join,
     lms,
+    padded,
     predictor_corrector,
     restart,
     reverse_diffusion,
@@ -55,7 +58,7 @@ from scoresde.solvers import (
     unipc,
     with_denoising,
 )
-from scoresde.solvers.table import Nodes, join, single_step
+from scoresde.solvers.table import Nodes, single_step
 
 KEY = jax.random.key(11)
 MEAN, STD = 0.7, 0.4
@@ -126,11 +129,11 @@ ORDERS = {
 EVERY = SOLVERS | {k: v for k, (v, _) in ORDERS.items()}
 
 
-def error_of_the_law(sde, table):
-    """How far the mean and std of the result are from those of x at t_min."""
+def error_of_the_law(sde, table, mean=MEAN, std=STD):
+    """How far the mean and std of the result are from those of x at t_min, for data N(mean, std^2)."""
     alpha, variance, _, _ = textbook(sde, table.times[-1])
-    mean, std = gaussian_law(sde, table, MEAN, STD)
-    return np.hypot(mean - alpha * MEAN, std - np.sqrt(alpha**2 * STD**2 + variance))
+    got = gaussian_law(sde, table, mean, std)
+    return np.hypot(got[0] - alpha * mean, got[1] - np.sqrt(alpha**2 * std**2 + variance))
 
 
 @pytest.mark.parametrize("solver", ORDERS)
@@ -143,6 +146,32 @@ def test_order_of_convergence_on_a_gaussian(sde, solver):
     errors = [error_of_the_law(sde, make(sde, log_snr_grid(sde, n))) for n in steps]
     slope = np.log(errors[0] / errors[1]) / np.log(steps[1] / steps[0])
     assert errors[1] < 0.02 and slope > order - 0.2, (slope, errors)
+
+
+def evaluations(solver, n):
+    """How many evaluations n steps take, as documented."""
+    if solver == "restart":
+        return 2 * n + 3 * 2 * (n // 2)
+    two = ("heun", "ralston", "midpoint", "dpm_solver_single_2", "seeds_2", "ancestral_split")
+    return n * (3 if solver.startswith("dpm_solver_single_3") else 2 if solver.startswith(two) else 1)
+
+
+WITHIN = {1: 0.1, 2: 0.01, 3: 3e-3, 4: 1.5e-3, 5: 2e-5}  # of mean and std at 64 steps, by order
+
+
+@pytest.mark.parametrize("solver", ORDERS)
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_solver_matrix(sde, solver):
+    """Every solver and SDE, a Gaussian and a shifted one, 5, 6, 17 and 64 steps: evaluations as documented, a finite
+    law, and mean and std at t_min within the bound of the order at 64 steps, a third of the error at 17 or less."""
+    make, order = ORDERS[solver]
+    errors = []
+    for n in (5, 6, 17, 64):
+        table = make(sde, log_snr_grid(sde, n))
+        assert table.num_evals == evaluations(solver, n)
+        errors.append([error_of_the_law(sde, table, *law) for law in ((0.0, 0.5), (1.5, 0.7))])
+    assert np.all(np.isfinite(errors))
+    assert max(errors[3]) < WITHIN[order] and np.all(np.array(errors[3]) < 0.35 * np.array(errors[2])), errors
 
 
 NARROW = VP(t_min=float(VP().time(5.0)))  # down to sigma/alpha = 0.08, so that orders show above rounding
@@ -709,7 +738,7 @@ def test_num_evals_counts_the_calls_and_none_leaves_the_interval(solver, n):
     for sde in (Cosine(), VE()):
         CALLS.clear()
         table = EVERY[solver](sde, uniform_grid(sde, n))
-        path = integrate(KEY, counted, table, jnp.ones((2, 1)), trajectory=True)
+        path = integrate(KEY, counted, padded(table, history=5), jnp.ones((2, 1)), trajectory=True)
         jax.effects_barrier()
         assert len(CALLS) == table.num_evals
         assert min(CALLS) >= np.float32(sde.t_min) and max(CALLS) <= np.float32(sde.t_max)
@@ -732,7 +761,7 @@ def test_one_step_of_every_solver_is_a_table_that_reaches_t_min(solver):
 )
 def test_example_i_depends_on_the_key_and_i_alone(solver):
     sde = VP()
-    table = EVERY[solver](sde, log_snr_grid(sde, 6))
+    table = padded(EVERY[solver](sde, log_snr_grid(sde, 6)), history=5)
     score = score_on(sde, table, two_modes())
     x = sample(KEY, score, table, (9, 2))
     np.testing.assert_array_equal(sample(KEY, score, table, (9, 2)), x)
@@ -757,28 +786,71 @@ def test_examples_rows_and_prior_draw_different_noise():
     assert_moments(columns, np.zeros(16), np.ones(16))
 
 
-def test_one_trace_for_all_sdes_grids_etas_and_solvers_of_a_shape():
+SWEEP = (  # solver, evaluations a step
+    (euler_maruyama, 1),
+    (ancestral, 1),
+    (lambda sde, grid: ddim(sde, grid, 0.3), 1),
+    (SOLVERS["predictor_corrector"], 2),
+    (lambda sde, grid: heun(sde, grid, churn=1.0), 2),
+    (lambda sde, grid: dpm_solver_single(sde, grid, 3), 3),
+    (lambda sde, grid: dpm_solver(sde, grid, 3), 1),
+    (deis, 1),
+    (unipc, 1),
+    (sa_solver, 1),
+)
+
+
+def test_a_sweep_of_solvers_sdes_and_grids_compiles_once():
+    """10 solvers on every SDE and 4 grids, of 5 to 12 evaluations, brought to one table shape."""
     traces = []
 
     def score(x, t):
         traces.append(1)
         return -x
 
+    x = jnp.ones((2, 3))
     for sde in SDES:
-        for grid in (uniform_grid(sde, 8), log_snr_grid(sde, 8), karras_grid(sde, 8)):
-            for table in (
-                ddim(sde, grid),
-                ddim(sde, grid, 0.3),
-                ancestral(sde, grid),
-                euler_maruyama(sde, grid),
-                reverse_diffusion(sde, grid),
-                predictor_corrector(sde, grid[::2], snr=0.1),
-                predictor_corrector(sde, grid[::2], norm_rule=True),
-            ):
-                integrate(KEY, score, table, jnp.ones((2, 3)))
+        for make, evals in SWEEP:
+            for grid in (uniform_grid, log_snr_grid, karras_grid, shifted_grid):
+                table = make(sde, grid(sde, 12 // evals if grid is not karras_grid else 5 // evals))
+                integrate(KEY, score, padded(table, num_evals=12, history=4), x)
     assert len(traces) == 1
-    integrate(KEY, score, ddim(VP(), uniform_grid(VP(), 9)), jnp.ones((2, 3)))
+    integrate(KEY, score, padded(table, num_evals=13, history=4), x)
     assert len(traces) == 2
+
+
+@pytest.mark.parametrize("solver", EVERY)
+def test_padding_changes_nothing_but_the_shape(solver):
+    sde = SubVP()
+    table = EVERY[solver](sde, log_snr_grid(sde, 5))
+    rows, width = table.commit.A.shape
+    longer = padded(table, num_evals=table.num_evals + 3, history=7)
+    assert longer.num_evals == table.num_evals + 3 and longer.commit.A.shape == (rows + 3, 7)
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=5), rng.normal(size=(rows + 3, 5))
+    runs = [run_in_numpy(one, x, lambda x, t: np.sin(x) - x, noise[: one.num_evals + 1]) for one in (longer, table)]
+    np.testing.assert_allclose(*runs, rtol=1e-12)
+    assert np.all(longer.times[rows - 1 :] == table.times[-1]) and np.all(longer.look.t >= sde.t_min)
+    same = padded(table, num_evals=1, history=width)
+    for mine, leaf in zip(jax.tree.leaves(same), jax.tree.leaves(table), strict=True):
+        np.testing.assert_array_equal(mine, leaf)
+
+
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
+def test_solver_matrix_on_a_mixture(sde):
+    """10 solvers in 5, 6, 17 and 64 evaluations of the exact score of two modes, one compilation: finite everywhere;
+    at 64 mean, std and the share of each mode, from the exact marginal at t_max."""
+    mixture = two_modes()
+    mean, std = mixture_moments(mixture.marginal(sde, sde.t_min))
+    start = mixture.marginal(sde, sde.t_max).sample(KEY, 2000)
+    for make, evals in SWEEP:
+        for n in (5, 6, 17, 64):
+            table = padded(make(sde, log_snr_grid(sde, n // evals)), num_evals=64, history=4)
+            x = integrate(KEY, score_on(sde, table, mixture), table, start)
+            assert np.all(np.isfinite(x)), n
+        left = np.mean(np.asarray(x)[:, 0] < -0.2)
+        assert abs(left - 0.35) < 5 * np.sqrt(0.35 * 0.65 / 2000) + 0.02
+        assert_moments(x, mean, std, bias=0.08)
 
 
 def test_trajectory_holds_every_committed_state():
@@ -796,7 +868,7 @@ def test_trajectory_holds_every_committed_state():
 @pytest.mark.parametrize("solver", EVERY)
 @pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_denoising_is_tweedies_formula_at_the_last_time(x64, sde, solver):
-    table = EVERY[solver](sde, log_snr_grid(sde, 4))
+    table = padded(EVERY[solver](sde, log_snr_grid(sde, 4)), history=5)
     both = with_denoising(sde, table)
     score, start = score_on(sde, both, two_modes()), float64(sde.prior_sample(KEY, (3, 2)))
     x = np.asarray(integrate(KEY, score, table, start))
@@ -811,6 +883,34 @@ def test_denoising_is_tweedies_formula_at_the_last_time(x64, sde, solver):
     posterior = (alpha * s2[:, None] * x[:, None] + variance * m) / v[:, None]
     np.testing.assert_allclose(got, np.sum(r * posterior, 1), rtol=1e-7, atol=1e-9)
     assert both.num_evals == table.num_evals + 1 and both.times[-1] == both.times[-2] == sde.t_min
+
+
+def test_the_first_state_that_is_not_finite_is_told_with_its_time():
+    """x stays about where it is under the score -x of N(0, I), until one element of example 1 is lost in a known row."""
+    sde, x = VP(), jnp.array([[0.1, 0.2, 0.0], [5.0, 0.3, 0.1], [0.3, 0.1, 0.5]])
+    table = ddim(sde, uniform_grid(sde, 10))
+
+    def path(bad, x=x):
+        lost = lambda x, t: (t < 0.25) & (x[:, :1] > 1) & (jnp.arange(3) == 1)[None]  # noqa: E731
+        return integrate(KEY, lambda x, t: jnp.where(lost(x, t), bad, -x), table, x, trajectory=True)
+
+    broken = path(np.nan)
+    found = first_nonfinite(table, broken)
+    np.testing.assert_array_equal(found.time, [np.nan, table.times[9], np.nan])
+    np.testing.assert_array_equal(found.asked, [np.nan, table.look.t[8], np.nan])
+    assert found.message == (
+        "1 of 3 examples (first: 1) are not finite: example 1 at t = 0.1 has 1 nan and 0 inf of 3 elements; "
+        f"the score was asked at t = 0.2, max |x| was {np.max(np.abs(broken[8, 1])):.3g} before"
+    )
+    assert "0 nan and 1 inf of 3 elements" in first_nonfinite(table, path(np.inf)).message
+    start = first_nonfinite(table, path(0.0, x.at[2].set(jnp.inf)))
+    assert start.message.startswith("1 of 3 examples (first: 2)") and start.message.endswith("; as it was given")
+    assert start.time[2] == table.times[0] and np.isnan(start.asked[2])
+    fine = first_nonfinite(table, path(0.0))
+    assert fine.message == "" and np.all(np.isnan(fine.time))
+    for wrong in (x, path(0.0)[:-1]):
+        with pytest.raises(ValueError, match=r"^path must have shape \(11, B, \*event\), got \("):
+            first_nonfinite(table, wrong)
 
 
 @pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
@@ -923,6 +1023,7 @@ def test_events_of_any_shape():
         (lambda s, g: heun(s, g, s_min=2.0, s_max=1.0), r"s_min and s_max must satisfy 0 <= s_min <= s_max, got 2\.0"),
         (lambda s, g: heun(s, g, s_noise=np.nan), r"s_noise must be at least 0 and finite, got nan"),
         (lambda s, g: heun(s, g, alpha=0.0), r"alpha must be in \(0, 1\], got 0\.0"),
+        (lambda s, g: unipc(s, g, 3.0), r"order must be a whole number from 1 to 4, got 3\.0"),
         (lambda s, g: unipc(s, g, 5), r"order must be a whole number from 1 to 4, got 5"),
         (lambda s, g: deis(s, g, 0), r"order must be a whole number from 1 to 4, got 0"),
         (lambda s, g: lms(s, g, True), r"order must be a whole number from 1 to 4, got True"),

@@ -39,7 +39,7 @@ def integrals(start: float, end: float, nodes: np.ndarray, weight: Callable[[np.
 
 def check_order(name: str, order: int, lowest: int, highest: int) -> None:
     """A ValueError unless ``order`` is a whole number from lowest to highest."""
-    if isinstance(order, bool) or order not in range(lowest, highest + 1):
+    if isinstance(order, bool) or not isinstance(order, int | np.integer) or not lowest <= order <= highest:
         raise ValueError(f"{name} must be a whole number from {lowest} to {highest}, got {order!r}")
 
 

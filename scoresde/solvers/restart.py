@@ -19,7 +19,8 @@ from scoresde.sde import SDE, on_host
 from scoresde.solvers.dpm_solver import dpm_solver_single
 from scoresde.solvers.exponential import check_order
 from scoresde.solvers.heun import heun
-from scoresde.solvers.table import Nodes, Table, join, lifted
+from scoresde.solvers.joining import join, lifted
+from scoresde.solvers.table import Nodes, Table
 
 Solver = Callable[[SDE, ArrayLike], Table]
 
@@ -78,8 +79,8 @@ def ancestral_split(sde: SDE, grid: ArrayLike, solver: Solver = dpm_solver_singl
 
     Weak order, measured on Gaussians: 2 with solvers of order 2, 1 with ``ddim``.
 
-    With ``dpm_solver_single`` this is the "DPM++ 2S ancestral" of k-diffusion, with its noise prediction "DPM2 ancestral", with
-    ``ddim`` its "Euler ancestral". No step goes below t_min: there, the fresh noise is what is left.
+    With ``dpm_solver_single`` this is the "DPM++ 2S ancestral" of k-diffusion, with its noise prediction "DPM2
+    ancestral", with ``ddim`` its "Euler ancestral". No step goes below t_min: there, the fresh noise is what is left.
 
     Args:
         solver: (sde, grid) -> table; called on grids of one step.

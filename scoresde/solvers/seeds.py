@@ -19,7 +19,7 @@ from scoresde.solvers.table import Commit, Look, Nodes, Table, single_step, stag
 
 
 def seeds(sde: SDE, grid: ArrayLike, order: int = 2, *, tau: float = 1.0, noise_prediction: bool = True) -> Table:
-    """SEEDS-1 or SEEDS-2: ``order`` evaluations a step, of that weak order, measured on Gaussians; the same for the flow at tau = 0.
+    """SEEDS-1 or SEEDS-2: ``order`` evaluations a step, of that weak order; at tau = 0 the same for the flow.
 
     Gonzalez et al., "SEEDS: exponential SDE solvers for fast high-quality sampling from diffusion models" (2023),
     algorithms 1 and 2. In the noise its own noise grows as e^h: it needs small steps.

@@ -16,7 +16,6 @@ m = ||z||^2 / ||h_0||^2 of each example, its sum over the history is multiplied 
 """
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -129,45 +128,6 @@ def single_step(nodes: Nodes, *, a: ArrayLike, A: ArrayLike, s: ArrayLike, c: Ar
     A = (A if A.ndim == 2 else np.broadcast_to(A, (n,))[:, None])[:, None]
     look = Look(nodes.t[:-1, None], np.ones((n, 1)), np.zeros_like(A), c, d)
     return stages(nodes, look, Commit(nodes.t[1:, None], a, A, s, np.zeros((n, 1))))
-
-
-def lifted(table: Table, rows: np.ndarray, t: ArrayLike, gain: ArrayLike, noise: ArrayLike) -> Table:
-    """The table whose states of these commits x become gain x + noise z, at times t."""
-    one = table.commit
-    commit = Commit(*(np.array(v) for v in (one.t, one.a, one.A, one.s, one.adaptive)))
-    commit.t[rows] = t
-    commit.a[rows] *= gain
-    commit.A[rows] *= np.expand_dims(gain, -1)
-    commit.s[rows] = np.hypot(gain * commit.s[rows], noise)
-    return dataclasses.replace(table, commit=commit)
-
-
-def join(tables: Sequence[Table]) -> Table:
-    """The tables one after another, each from the state that the one before it left, which must begin with that state.
-
-    A table's first commit cannot depend on values, of which there are none: it is carried into the last one before it.
-    """
-    history = max(table.commit.A.shape[1] for table in tables)
-
-    def padded(v: np.ndarray) -> np.ndarray:
-        return np.pad(v, ((0, 0), (0, history - v.shape[1]))) if v.ndim == 2 else v
-
-    joined = jax.tree.map(padded, tables[0])
-    for table in tables[1:]:
-        table = jax.tree.map(padded, table)
-        first = jax.tree.map(lambda v: v[0], table.commit)
-        joined = lifted(joined, np.array([-1]), first.t, np.array([first.a]), first.s)
-        commit = jax.tree.map(lambda v, w: np.concatenate([v, w[1:]]), joined.commit, table.commit)
-        look = jax.tree.map(lambda v, w: np.concatenate([v, w]), joined.look, table.look)
-        joined = Table(look, commit, joined.start_std)
-    return joined
-
-
-def with_denoising(sde: SDE, table: Table) -> Table:
-    """The table followed by one evaluation at its last time that returns E[x_0 | x_t] (Tweedie's formula)."""
-    nodes = Nodes.at(sde, np.repeat(table.commit.t[-1:], 2))
-    alpha, sigma = nodes.alpha[:1], nodes.sigma[:1]
-    return join([table, single_step(nodes, a=0.0, A=1.0, s=0.0, c=1 / alpha, d=sigma**2 / alpha)])
 
 
 def sample(
