@@ -15,7 +15,7 @@ from experiments.setup import Config, Model
 
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 TOLERANCE = 1e-4  # of the likelihood, relative and absolute
-SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250, "probability_flow": 50}
+SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250, "probability_flow": 100}
 FRAMES, SHOWN = 9, 8
 
 

@@ -30,7 +30,7 @@ def adams(sde: SDE, grid: ArrayLike, order: int = 4, *, corrector: bool = True, 
     """Adams-Bashforth-Moulton in the angle: a predictor of ``order`` p = 1 to 5, corrected; convergence order p + 1.
 
     One evaluation a step; the last step, which would cost one, and too long ones are not corrected. Best on
-    ``angle_grid``.
+    ``angle_grid``; order 4 for exact scores, 2 or 3 for a trained network, whose values are rougher than polynomials.
 
     Args:
         order: p, from 1 to 5.
