@@ -52,8 +52,8 @@ def test_solvers_and_scales_share_the_path(x64):
 
 
 def test_the_law_is_exact_on_gaussians_and_that_of_fine_ancestral_tables_on_a_mixture():
-    """At five standard errors of 2,048 examples."""
-    sde, n = VP(), 2048
+    """At five standard errors of 1,024 examples."""
+    sde, n = VP(), 1024
     x = sde.prior_sample(KEY, (n, 2))
     alpha, sigma = float(sde.alpha(sde.t_min)), float(sde.sigma(sde.t_min))
     for mixture in (eightfold(shifted()), MIXTURE):
