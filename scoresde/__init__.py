@@ -13,6 +13,7 @@ from scoresde.divergence import hutchinson as hutchinson
 from scoresde.flow import Flow as Flow
 from scoresde.flow import probability_flow as probability_flow
 from scoresde.gaussian import GaussianMixture as GaussianMixture
+from scoresde.grids import angle_grid as angle_grid
 from scoresde.grids import beta_grid as beta_grid
 from scoresde.grids import discrete_grid as discrete_grid
 from scoresde.grids import karras_grid as karras_grid
@@ -54,8 +55,10 @@ from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
 from scoresde.solvers import NonFinite as NonFinite
 from scoresde.solvers import Table as Table
+from scoresde.solvers import adams as adams
 from scoresde.solvers import ancestral as ancestral
 from scoresde.solvers import ancestral_split as ancestral_split
+from scoresde.solvers import best_solver as best_solver
 from scoresde.solvers import bh1 as bh1
 from scoresde.solvers import bh2 as bh2
 from scoresde.solvers import brownian_path as brownian_path
@@ -78,6 +81,7 @@ from scoresde.solvers import sample as sample
 from scoresde.solvers import seeds as seeds
 from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
+from scoresde.stochastic import reverse_sde as reverse_sde
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
 from scoresde.typicality import Typicality as Typicality

@@ -7,6 +7,7 @@
                       grid exponential, or polyexponential with rho = 1
     polyexponential   (log(sigma/alpha) - its value at t_min)^(1/rho) equally spaced
     Karras            (sigma/alpha)^(1/rho) equally spaced (Karras et al. 2022, equation 5)
+    angle             a share of the progress in log-SNR, the rest in arctan(sigma/(alpha rho)), equally spaced
     shifted           sigma/(shift alpha + sigma) equally spaced (Esser et al. 2024, equation 23)
     discrete          the times of a model trained on so many levels
 
@@ -83,6 +84,32 @@ def karras_grid(sde: SDE, n: int, rho: float = 7.0) -> np.ndarray:
     _positive_real("rho", rho)
     start, end = np.exp(-0.5 * _ends(sde) / rho)
     return _from_log_snr(sde, -2 * rho * np.log(np.linspace(start, end, _positive("n", n) + 1)))
+
+
+def angle_grid(sde: SDE, n: int, rho: float = 0.3, share: float = 0.3) -> np.ndarray:
+    """n steps of equal length in share p + (1 - share) q, from t_max to t_min: (n + 1,). rho > 0, 0 < share <= 1.
+
+    p and q are the shares of the way made in the log-SNR and in arctan(sigma/(alpha rho)). The angle spends its steps
+    where sigma/alpha is near rho, best somewhat below the distance between modes; p keeps the ratios sigma/alpha of
+    the last steps bounded. Made for ``ss.adams``; share = 1 is ``log_snr_grid``.
+    """
+    _positive_real("rho", rho)
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share!r}")
+    ends = _ends(sde)
+
+    def angle(log_snr: np.ndarray) -> np.ndarray:
+        return np.arctan(np.exp(-log_snr / 2) / rho)
+
+    way = np.linspace(0, 1, _positive("n", n) + 1)
+    low, high = np.full(n + 1, ends[0]), np.full(n + 1, ends[1])
+    for _ in range(60):
+        middle = (low + high) / 2
+        p = (middle - ends[0]) / (ends[1] - ends[0])
+        q = (angle(ends[:1]) - angle(middle)) / (angle(ends[:1]) - angle(ends[1:]))
+        below = share * p + (1 - share) * q < way
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return _from_log_snr(sde, (low + high) / 2)
 
 
 def shifted_grid(sde: SDE, n: int, shift: float = 3.0) -> np.ndarray:

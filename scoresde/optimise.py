@@ -2,13 +2,13 @@
 
 A grid is given by the lengths of its steps in the log-SNR, of which only a few smooth features matter:
 
-    length_i  proportional to  exp(sum_k c_k cos(pi k (i + 1/2)/n)),      i = 0, ..., n - 1,   k = 1, ..., K,
+    length_i  proportional to  base_i exp(sum_k c_k cos(pi k (i + 1/2)/n)),      i = 0, ..., n - 1,   k = 1, ..., K,
 
-scaled to reach from t_max to t_min. Every c gives a valid grid and c = 0 is ``log_snr_grid``. The K numbers are chosen
-to bring the solver's end points closest to those of a much finer solve from the same starts. Tables are made on the
-host, so no gradient passes through them; the simplex of Nelder and Mead (1965) needs none, and all tables of one shape
-share one compiled loop. A grid follows the regions where the score changes fast: it serves other starts, and other
-numbers of steps near n, of the same score.
+scaled to reach from t_max to t_min. Every c gives a valid grid, c = 0 the base: ``log_snr_grid`` or another. The K
+numbers are chosen to bring the solver's end points closest to those of a much finer solve from the same starts. Tables
+are made on the host, so no gradient passes through them; the simplex of Nelder and Mead (1965) needs none, and all
+tables of one shape share one compiled loop. A grid follows the regions where the score changes fast: it serves other
+starts, and other numbers of steps near n, of the same score.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class OptimisedGrid:
     Attributes:
         grid: (n + 1,) decreasing times.
         error: the objective with this grid, on the starts that it was chosen for.
-        start_error: the objective with ``log_snr_grid``.
+        start_error: the objective with the base grid.
         coefficients: (K,) the c_k of the step lengths, for ``smooth_grid``.
     """
 
@@ -44,22 +44,26 @@ class OptimisedGrid:
     coefficients: np.ndarray
 
 
-def smooth_grid(sde: SDE, n: int, coefficients: ArrayLike) -> np.ndarray:
-    """n steps from t_max to t_min with log-SNR lengths proportional to exp(sum_k c_k cos(pi k (i + 1/2)/n)): (n + 1,).
+Grid = Callable[[SDE, int], np.ndarray]
 
-    A grid optimised for one n carries over to another: ``smooth_grid(sde, 30, optimised.coefficients)``.
+
+def smooth_grid(sde: SDE, n: int, coefficients: ArrayLike, *, base: Grid = log_snr_grid) -> np.ndarray:
+    """n steps from t_max to t_min whose log-SNR lengths are the base's times exp(sum_k c_k cos(pi k (i + 1/2)/n)).
+
+    Scaled to reach from end to end: (n + 1,). A grid optimised for one n carries over to another:
+    ``smooth_grid(sde, 30, optimised.coefficients)``.
 
     Raises:
         ValueError: n is not a positive whole number, or the coefficients are not finite numbers of shape (K,).
     """
-    c, grid = np.asarray(coefficients, np.float64), log_snr_grid(sde, n)
+    c, grid = np.asarray(coefficients, np.float64), base(sde, n)
     if c.ndim != 1 or not np.all(np.isfinite(c)):
         raise ValueError(f"coefficients must be finite numbers of shape (K,), got {coefficients}")
     wave = np.cos(np.pi * np.arange(1, len(c) + 1)[:, None] * (np.arange(n) + 0.5)[None] / n)
-    length = np.exp(c @ wave)
-    start, end = on_host(sde.log_snr, grid[[0, -1]])
-    grid[1:-1] = on_host(sde.time, start + (end - start) * np.cumsum(length)[:-1] / np.sum(length))
-    return grid
+    log_snr = on_host(sde.log_snr, grid)
+    way = np.cumsum(np.diff(log_snr) * np.exp(c @ wave))
+    inner = on_host(sde.time, log_snr[0] + (log_snr[-1] - log_snr[0]) * way[:-1] / way[-1])
+    return np.concatenate([grid[:1], inner, grid[-1:]])
 
 
 def mean_distance(x: jax.Array, reference: jax.Array) -> jax.Array:
@@ -76,6 +80,7 @@ def optimise_grid(
     *,
     reference: ArrayLike | None = None,
     objective: Callable[[jax.Array, jax.Array], jax.Array] = mean_distance,
+    base: Grid = log_snr_grid,
     terms: int = 5,
     evaluations: int = 200,
 ) -> OptimisedGrid:
@@ -91,6 +96,7 @@ def optimise_grid(
         reference: (B, *event) the ends at t_min to come close to. By default UniPC-3 in 8 n steps of ``log_snr_grid``:
             of order 4, some thousand times closer to the exact flow.
         objective: (x, reference) -> scalar to minimise; by default ``mean_distance``.
+        base: the grid to start from and to change, from t_max to t_min; ``ss.angle_grid`` for ``ss.adams``.
         terms: K, the number of coefficients; at most n - 1 are used.
         evaluations: how often the objective may be computed.
 
@@ -101,22 +107,22 @@ def optimise_grid(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     key, x = jax.random.key(0), jnp.asarray(x, jnp.result_type(float, x))  # no noise is drawn from the key
-    if np.any(solver(sde, log_snr_grid(sde, n)).commit.s):
+    if np.any(solver(sde, base(sde, n)).commit.s):
         raise ValueError("solver must draw no noise, such as ss.unipc, ss.deis or ss.ddim with eta = 0")
     if reference is None:
         reference = integrate(key, score, unipc(sde, log_snr_grid(sde, 8 * n), 3), x)
     target = jnp.asarray(reference, x.dtype)
 
     def error(c: np.ndarray) -> float:
-        value = float(objective(integrate(key, score, solver(sde, smooth_grid(sde, n, c)), x), target))
+        value = float(objective(integrate(key, score, solver(sde, smooth_grid(sde, n, c, base=base)), x), target))
         return value if np.isfinite(value) else np.inf
 
     start = np.zeros(min(terms, n - 1))
     start_error = error(start)
     if not np.isfinite(start_error):
-        raise ValueError("objective must be finite on log_snr_grid: check the score, the starts and the reference")
+        raise ValueError("objective must be finite on the base grid: check the score, the starts and the reference")
     best, least = (start, start_error) if n == 1 else _nelder_mead(error, start, start_error, evaluations - 1)
-    return OptimisedGrid(smooth_grid(sde, n, best), least, start_error, best)
+    return OptimisedGrid(smooth_grid(sde, n, best, base=base), least, start_error, best)
 
 
 def _nelder_mead(

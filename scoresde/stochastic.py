@@ -7,8 +7,10 @@ lambda = log(alpha/sigma), which runs forward as noise becomes data (dphi = -sin
     du = sin(phi) (sin(phi) u - 2 eps_hat) dlambda + sqrt(2) sin(phi) dW,        eps_hat = -sigma score.
 
 The probability flow has eps_hat once and no noise. The noise depends on the time alone, so stochastic Runge-Kutta
-methods for additive noise apply: strong order 1.5 with two evaluations a step (ShARK: Foster, dos Reis and Strange 2023,
-equation 6.1; SRA1: Roessler 2010). The state keeps unit scale and every coefficient is at most 2.
+methods for additive noise apply: strong order 1.5 with two evaluations a step (ShARK: Foster, dos Reis and Strange
+2023, equation 6.1; SRA1: Roessler 2010). The state keeps unit scale and no coefficient exceeds 2. These methods ask for
+the integral of the path over a step besides its increment, both given by diffrax's Brownian tree (Jelincic, Foster and
+Kidger 2024), which is not the path of ``brownian_path``: that knows increments only, and allows strong order one.
 """
 
 from functools import partial
@@ -17,12 +19,15 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+import lineax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.flow import Flow, angle, radius
 from scoresde.score import Score, as_partial, check_score
-from scoresde.sde import SDE, example_keys, is_concrete
+from scoresde.sde import SDE, example_keys, expand, is_concrete
+
+TREE = 2.0**-16  # of the way: the tree's resolution, below which it interpolates with the right law
 
 
 def reverse_sde(
@@ -40,13 +45,14 @@ def reverse_sde(
     """Carry x from ``t_start`` down to ``t_end`` by the reverse SDE, in steps of equal length in the log-SNR.
 
     Args:
-        key: random key; example i's Brownian path depends on (key, i) alone and is the same for all numbers of steps.
+        key: random key. Example i's Brownian path depends on (key, i) alone, and on ``t_start`` and ``t_end``: it is
+            the same for all numbers of steps and solvers.
         sde: the SDE.
         score: ``score(x, t)``; called with B = 1 under ``vmap``.
         x: (B, *event), the states at ``t_start``.
-        t_start: a time in [t_min, t_max], above ``t_end``.
+        t_start: a time in [t_min, t_max], above ``t_end``; all of it is ``sde.t_max`` to ``sde.t_min``.
         t_end: a time in [t_min, t_max].
-        steps: the number of steps.
+        steps: the number of steps. All numbers share one compilation.
         solver: a stochastic Runge-Kutta method of diffrax; ``diffrax.ShARK()`` by default, ``diffrax.SRA1()`` is alike.
         sigma_data: scale of u, best the standard deviation of the data.
 
@@ -64,16 +70,18 @@ def reverse_sde(
             )
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
-    if not sigma_data > 0:
-        raise ValueError(f"sigma_data must be positive, got {sigma_data!r}")
-    solver = solver or diffrax.ShARK()
+    if is_concrete(sigma_data) and not 0 < sigma_data < float("inf"):
+        raise ValueError(f"sigma_data must be positive and finite, got {sigma_data!r}")
+    solver = diffrax.ShARK() if solver is None else solver
     if not isinstance(solver, diffrax.AbstractSRK):
         raise ValueError(f"solver must be a stochastic Runge-Kutta method such as diffrax.ShARK(), got {solver!r}")
     start, end, scale = (jnp.asarray(v, x.dtype) for v in (t_start, t_end, sigma_data))
-    return _reverse(key, sde, as_partial(score), x, start, end, scale, solver, steps)
+    final, success = _reverse(key, sde, as_partial(score), x, start, end, scale, solver, jnp.asarray(steps))
+    num_evals = jnp.full(len(x), steps * len(solver.tableau.b_sol))
+    return Flow(final, num_evals, success, steps)
 
 
-@partial(jax.jit, static_argnames=("solver", "steps"))
+@partial(jax.jit, static_argnames="solver")
 def _reverse(
     key: jax.Array,
     sde: SDE,
@@ -83,43 +91,38 @@ def _reverse(
     t_end: jax.Array,
     sigma_data: jax.Array,
     solver: diffrax.AbstractSRK,
-    steps: int,
-) -> Flow:
+    steps: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     start, end = sde.log_snr(t_start) / 2, sde.log_snr(t_end) / 2
 
-    def time(lam: jax.Array) -> jax.Array:
+    def time(lam: Any) -> jax.Array:
         return jnp.clip(sde.time(2 * lam), t_end, t_start)
 
-    def drift(lam: jax.Array, u: jax.Array, _: Any) -> jax.Array:
+    def drift(lam: Any, u: jax.Array, _: Any) -> jax.Array:
         t = time(lam)
         point = (radius(sde, t, sigma_data) * u)[None]
         eps_hat = -sde.sigma(t) * check_score(score(point, t), point)[0]
         sine = jnp.sin(angle(sde, t, sigma_data))
         return sine * (sine * u - 2 * eps_hat)
 
-    def solve(key: jax.Array, x: jax.Array) -> jax.Array:
-        def diffusion(lam: jax.Array, u: jax.Array, _: Any) -> Any:
-            weight = jnp.sqrt(2.0).astype(x.dtype) * jnp.sin(angle(sde, time(lam), sigma_data))
-            return lineax.DiagonalLinearOperator(jnp.broadcast_to(weight, x.shape))
+    def diffusion(lam: Any, u: jax.Array, _: Any) -> Any:
+        weight = jnp.sqrt(jnp.asarray(2, u.dtype)) * jnp.sin(angle(sde, time(lam), sigma_data))
+        return lineax.DiagonalLinearOperator(jnp.broadcast_to(weight, u.shape))
 
-        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        path = diffrax.VirtualBrownianTree(
-            start, end, tol=(end - start) * 2.0**-16, shape=like, key=key, levy_area=diffrax.SpaceTimeLevyArea
-        )
-        solution = diffrax.diffeqsolve(
-            diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
-            solver,
-            start,
-            end,
-            (end - start) / steps,
-            x / radius(sde, t_start, sigma_data),
-            max_steps=steps,
-            throw=False,
-        )
-        return solution.ys[-1] * radius(sde, t_end, sigma_data)
+    def solve(key: jax.Array, u: jax.Array) -> jax.Array:
+        like = jax.ShapeDtypeStruct(u.shape, u.dtype)
+        path = diffrax.VirtualBrownianTree(start, end, (end - start) * TREE, like, key, diffrax.SpaceTimeLevyArea)
+        terms: Any = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
+
+        def step(k: jax.Array, state: Any) -> Any:
+            here, there = (start + (end - start) * (i / steps).astype(x.dtype) for i in (k, k + 1))
+            u, _, _, memory, _ = solver.step(terms, here, there, state[0], None, state[1], made_jump=jnp.array(False))
+            return u, memory
+
+        first = solver.init(terms, start, start + (end - start) / steps, u, None)
+        return jax.lax.fori_loop(0, steps, step, (u, first))[0]
 
     with jax.default_matmul_precision("highest"):
-        x = jax.vmap(solve)(example_keys(key, len(x)), x)
-    success = jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)
-    num_evals = jnp.full(x.shape[:1], steps * len(solver.tableau.b_sol))
-    return Flow(x, num_evals, success, steps)
+        u = jax.vmap(solve)(example_keys(key, len(x)), x / radius(sde, t_start, sigma_data))
+    success = jnp.all(jnp.isfinite(u.reshape(len(x), -1)), axis=1)
+    return jnp.where(expand(success, u), radius(sde, t_end, sigma_data) * u, jnp.nan), success

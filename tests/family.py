@@ -195,12 +195,16 @@ def float64(values):
 
 
 def run_in_numpy(table, x, score, noise=None):
-    """The loop of ``integrate`` in NumPy float64: x (B,), score (x, t) -> (B,), noise (num_evals + 1, B) or none."""
-    history = np.zeros((table.commit.A.shape[1], len(x)))
+    """The loop of ``integrate`` in NumPy float64: x (B, ...), score (x, t) like x, noise (num_evals + 1, B) or none."""
+    history = np.zeros((table.commit.A.shape[1], *x.shape))
     for k in range(table.num_evals + 1):
-        x = table.commit.a[k] * x + table.commit.A[k] @ history + (0 if noise is None else table.commit.s[k] * noise[k])
+        x = (
+            table.commit.a[k] * x
+            + np.tensordot(table.commit.A[k], history, 1)
+            + (0 if noise is None else table.commit.s[k] * noise[k])
+        )
         if k < table.num_evals:
-            point = table.look.b[k] * x + table.look.B[k] @ history
+            point = table.look.b[k] * x + np.tensordot(table.look.B[k], history, 1)
             h = table.look.c[k] * point + table.look.d[k] * score(point, table.look.t[k])
             history = np.concatenate([h[None], history[:-1]])
     return x

@@ -7,7 +7,7 @@ import pytest
 from family import gaussian_law, textbook
 
 import scoresde as ss
-from experiments.benchmarks import overhead, solvers
+from experiments.benchmarks import best_solver, overhead, ring, solvers
 
 
 def test_overhead_compares_with_the_network_alone(capsys):
@@ -42,3 +42,33 @@ def test_the_solver_table_is_written(tmp_path, capsys):
     page = (tmp_path / "page.md").read_text()
     rows = 1 + len(solvers.FLOW) + len(solvers.STOCHASTIC)
     assert page.count("\n| ") == 2 * rows and capsys.readouterr().out.count("\n") == 2 * rows
+
+
+def rows_of(page):
+    """The rows of the tables of a page, by name, as words."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:2] == "| "]
+    return {name: values for name, *values in cells}
+
+
+def test_the_written_ring_has_every_row_and_halves_the_errors():
+    rows = rows_of(ring.PAGE.read_text())
+    assert set(rows) == {"solver", ring.QUOTED, *ring.TEXTBOOK, *ring.OURS, *ring.OPTIMISED}
+    assert rows["solver"] == [str(n) for n in ring.BUDGETS]
+    least = np.min([[float(e) for e in rows[name]] for name in ring.TEXTBOOK], 0)
+    assert np.all(np.array(rows["best_solver"], float) < 0.5 * least)
+
+
+def test_the_written_best_solver_has_every_row_and_is_the_best_on_average():
+    rows = rows_of(best_solver.PAGE.read_text())
+    assert {*best_solver.TEXTBOOK, *best_solver.OURS} <= set(rows) and rows["solver, grid"][0] == "5"
+    ratio = {name: [float(v.split()[0]) for v in rows[name]] for name in (*best_solver.TEXTBOOK, *best_solver.OURS)}
+    for name in best_solver.TEXTBOOK:
+        assert np.all(np.array(ratio["best_solver"]) < 0.5 * np.array(ratio[name])), name
+
+
+@pytest.mark.slow
+def test_the_ring_and_the_best_solver_are_written(tmp_path):
+    ring.main(tmp_path / "ring.md", starts=4, budgets=(6,), searches=3, fine=60)
+    assert set(rows_of((tmp_path / "ring.md").read_text())) == set(rows_of(ring.PAGE.read_text()))
+    best_solver.main(tmp_path / "best.md", starts=4, budgets=(6,), fine=60)
+    assert set(rows_of((tmp_path / "best.md").read_text())) == set(rows_of(best_solver.PAGE.read_text()))

@@ -31,12 +31,14 @@ FLOORS = {
     "bound": 3,
     "rate": 3,
     "optimise": 3,
+    "stochastic": 3,
 }
 SAME_ROOM = {("likelihood", "flow")}  # one row of the table: "diffrax in the angle; divergence, log-density"
 WALLS = {
     "flax": {"nn"},
     "optax": {"train"},
-    "diffrax": {"flow", "likelihood"},
+    "diffrax": {"flow", "likelihood", "stochastic"},
+    "lineax": {"stochastic"},
     "orbax": {"checkpoint"},
 }
 EVERYWHERE = {"jax", "jaxlib", "numpy"} | set(sys.stdlib_module_names)

@@ -13,6 +13,7 @@ from scoresde import (
     Cosine,
     RectifiedFlow,
     ancestral,
+    angle_grid,
     beta_grid,
     ddim,
     deis,
@@ -35,7 +36,23 @@ from scoresde import (
 )
 from scoresde.grids import check_grid
 
-GRIDS = (uniform_grid, quadratic_grid, beta_grid, log_snr_grid, polyexponential_grid, karras_grid, shifted_grid)
+GRIDS = (
+    uniform_grid,
+    quadratic_grid,
+    beta_grid,
+    log_snr_grid,
+    polyexponential_grid,
+    karras_grid,
+    shifted_grid,
+    angle_grid,
+)
+
+
+def angle_progress(sde, t):
+    lam, ends = log_rho(sde, t), log_rho(sde, np.array([sde.t_min, sde.t_max]))
+    p = (lam - ends[0]) / (ends[1] - ends[0])
+    angle, angles = np.arctan(np.exp(lam) / 0.3), np.arctan(np.exp(ends) / 0.3)
+    return 0.3 * p + 0.7 * (angle - angles[0]) / (angles[1] - angles[0])
 
 
 def log_rho(sde, t):
@@ -50,6 +67,7 @@ LAWS = {
     beta_grid: lambda sde, t: scipy.stats.beta.cdf((t - sde.t_min) / (sde.t_max - sde.t_min), 0.6, 0.6),
     polyexponential_grid: log_rho,
     karras_grid: lambda sde, t: np.exp(log_rho(sde, t) / 7),
+    angle_grid: angle_progress,
     shifted_grid: lambda sde, t: 1 / (1 + 3 * np.exp(-log_rho(sde, t))),
 }
 
@@ -288,7 +306,7 @@ def test_an_objective_of_ones_own_and_grids_of_few_steps():
         ({"n": 0}, r"n must be a whole number of at least 1, got 0"),
         ({"terms": 0}, r"terms must be a whole number of at least 1, got 0"),
         ({"evaluations": 2.5}, r"evaluations must be a whole number of at least 1, got 2\.5"),
-        ({"reference": np.full((4, 2), np.nan)}, r"objective must be finite on log_snr_grid"),
+        ({"reference": np.full((4, 2), np.nan)}, r"objective must be finite on the base grid"),
     ],
 )
 def test_refusals_of_the_search(settings, message):
