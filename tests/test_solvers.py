@@ -886,7 +886,7 @@ def test_denoising_is_tweedies_formula_at_the_last_time(x64, sde, solver):
 
 
 def test_the_first_state_that_is_not_finite_is_told_with_its_time():
-    """x stays about where it is under the score -x of N(0, I), until one element of example 1 is lost in a known row."""
+    """x stays about where it is under the score -x of N(0, I), until an element of example 1 is lost in a known row."""
     sde, x = VP(), jnp.array([[0.1, 0.2, 0.0], [5.0, 0.3, 0.1], [0.3, 0.1, 0.5]])
     table = ddim(sde, uniform_grid(sde, 10))
 

@@ -67,15 +67,12 @@ def measure(sde: ss.SDE, mixture: ss.GaussianMixture, budgets: tuple[int, ...], 
     x = sde.prior_sample(jax.random.key(1), (starts, *mixture.event_shape))
     exact = ss.integrate(key, score, ss.unipc(sde, ss.log_snr_grid(sde, fine)), x)
 
-    def padded(v: np.ndarray) -> np.ndarray:
-        return np.pad(v, ((0, 0), (0, HISTORY - v.shape[1]))) if v.ndim == 2 else v
-
     def error(table: ss.Table) -> jax.Array:
         return ss.mean_distance(ss.integrate(key, score, table, x), exact)
 
     errors = []
     for n in budgets:
-        tables = [jax.tree.map(padded, make(sde, n)) for make in (*TEXTBOOK.values(), *OURS.values())]
+        tables = [ss.padded(make(sde, n), history=HISTORY) for make in (*TEXTBOOK.values(), *OURS.values())]
         errors.append(jax.vmap(error)(jax.tree.map(lambda *v: np.stack(v), *tables)))
     return np.stack(errors, 1)
 
