@@ -48,8 +48,10 @@ from scoresde.sde import Cosine as Cosine
 from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
 from scoresde.solvers import Table as Table
+from scoresde.solvers import adams as adams
 from scoresde.solvers import ancestral as ancestral
 from scoresde.solvers import ancestral_split as ancestral_split
+from scoresde.solvers import angle_grid as angle_grid
 from scoresde.solvers import bh1 as bh1
 from scoresde.solvers import bh2 as bh2
 from scoresde.solvers import brownian_path as brownian_path
@@ -70,6 +72,8 @@ from scoresde.solvers import sample as sample
 from scoresde.solvers import seeds as seeds
 from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
+from scoresde.table_likelihood import TableLikelihood as TableLikelihood
+from scoresde.table_likelihood import table_log_likelihood as table_log_likelihood
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
 

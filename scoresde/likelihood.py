@@ -93,6 +93,15 @@ def log_likelihood(
     Raises:
         ValueError: integer x, a shape without event axes, or a setting out of range.
     """
+    x = check_data(x, divergence)
+    method = Method(solver or diffrax.Tsit5(), max_steps)
+    method.check(rtol, atol, sigma_data)
+    *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
+    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, method, divergence)
+
+
+def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
+    """x as an array, or a ValueError: floating point, of shape (B, *event), with an estimator of the divergence."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be floating point, got {x.dtype}: for integer data use dequantised_log_likelihood")
@@ -100,10 +109,7 @@ def log_likelihood(
         raise ValueError(f"x must have shape (B, *event) with at least one event axis, got {x.shape}")
     if not (hasattr(type(divergence), "draw") and callable(divergence)):
         raise ValueError(f"divergence must be hutchinson(probes) or exact_divergence, got {divergence!r}")
-    method = Method(solver or diffrax.Tsit5(), max_steps)
-    method.check(rtol, atol, sigma_data)
-    *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
-    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, method, divergence)
+    return x
 
 
 @partial(jax.jit, static_argnames=("method", "divergence"))

@@ -27,6 +27,8 @@ FLOORS = {
     "train": 3,
     "latents": 3,
     "optimise": 3,
+    "table_likelihood": 3,
+    "budget": 3,
 }
 SAME_ROOM = {("likelihood", "flow")}  # one row of the table: "diffrax in the angle; divergence, log-density"
 WALLS = {

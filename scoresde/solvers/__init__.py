@@ -1,5 +1,7 @@
 """Solvers: each a function (sde, grid, ...) -> Table; ``sample`` and ``integrate`` run any table."""
 
+from scoresde.solvers.adams import adams as adams
+from scoresde.solvers.adams import angle_grid as angle_grid
 from scoresde.solvers.ddim import ancestral as ancestral
 from scoresde.solvers.ddim import ddim as ddim
 from scoresde.solvers.deis import deis as deis
