@@ -4,6 +4,9 @@ from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.dequantise import dequantised_log_likelihood as dequantised_log_likelihood
+from scoresde.dequantise import truncated_normal_dequantisation as truncated_normal_dequantisation
+from scoresde.dequantise import uniform_dequantisation as uniform_dequantisation
 from scoresde.divergence import ExactDivergence as ExactDivergence
 from scoresde.divergence import exact_divergence as exact_divergence
 from scoresde.divergence import hutchinson as hutchinson
@@ -26,7 +29,6 @@ from scoresde.latents import encode as encode
 from scoresde.latents import slerp as slerp
 from scoresde.likelihood import Likelihood as Likelihood
 from scoresde.likelihood import bits_per_dim as bits_per_dim
-from scoresde.likelihood import dequantised_log_likelihood as dequantised_log_likelihood
 from scoresde.likelihood import log_likelihood as log_likelihood
 from scoresde.likelihood import mean_with_error as mean_with_error
 from scoresde.loss import denoising_score_matching as denoising_score_matching

@@ -7,11 +7,8 @@ In the coordinates of ``flow`` (x = r u, r = radius(t)) the density of u obeys d
 The divergence is exact or estimated by probes that stay fixed along the trajectory, so that the equation stays an
 ordinary one (Chen et al. 2018; Grathwohl et al. 2019); see ``divergence``.
 
-Integers k are made continuous by uniform dequantisation, y = (k + u - shift) * bin_width with u ~ U[0, 1): by Jensen
-
-    log P(k) >= E_u[log p(y)] + D log bin_width         (Theis et al. 2016),
-
-and bits per dimension are -(that)/(D ln 2). Continuous data have no such unit: report nats.
+Integer data are made continuous first, see ``dequantise``, and reported in bits per dimension. Continuous data have no
+such unit: report nats.
 """
 
 import dataclasses
@@ -34,7 +31,7 @@ from scoresde.sde import SDE, example_keys
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_prob", "std_error", "latent", "num_evals", "success"],
+    data_fields=["log_prob", "std_error", "latent", "num_evals", "success", "importance"],
     meta_fields=["max_steps"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +45,8 @@ class Likelihood:
         num_evals: (B,) evaluations of the score (each with its tangents).
         success: (B,) whether the solve reached t_max.
         max_steps: the limit on steps that was in force.
+        importance: (B,) the importance-weighted log-density of dequantised integers, see
+            ``dequantised_log_likelihood``; None of continuous data.
     """
 
     log_prob: jax.Array
@@ -56,6 +55,7 @@ class Likelihood:
     num_evals: jax.Array
     success: jax.Array
     max_steps: int
+    importance: jax.Array | None = None
 
     @property
     def message(self) -> str:
@@ -75,6 +75,7 @@ def log_likelihood(
     solver: diffrax.AbstractERK | None = None,
     sigma_data: float = 1.0,
     max_steps: int = 1000,
+    steps: int | None = None,
 ) -> Likelihood:
     """The log-density of ``x`` at t_min under the probability flow of ``score``. No noise is added to x.
 
@@ -89,12 +90,16 @@ def log_likelihood(
         solver: an explicit Runge-Kutta method of diffrax; ``diffrax.Tsit5()`` by default.
         sigma_data: scale of the angle, best the standard deviation of the data; it does not change the answer.
         max_steps: steps after which an example is given up.
+        steps: take so many steps of equal length in the angle; the tolerances and ``max_steps`` then play no part.
+            This is the road for gradients with respect to x or to arrays of the score: reverse mode through a fixed
+            number of steps, checkpointed by diffrax, so that memory grows with their square root or slower. Of the
+            true score the gradient is the score at t_min itself, which is cheaper asked for directly.
 
     Raises:
         ValueError: integer x, a shape without event axes, or a setting out of range.
     """
     x = check_data(x, divergence)
-    method = Method(solver or diffrax.Tsit5(), max_steps)
+    method = Method(solver or diffrax.Tsit5(), max_steps if steps is None else steps, fixed=steps is not None)
     method.check(rtol, atol, sigma_data)
     *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
     return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, method, divergence)
@@ -145,60 +150,6 @@ def _log_likelihood(
     latent = r_max * u
     log_prob = sde.prior_log_prob(latent) + dims * jnp.log(r_max / r_min) + jnp.mean(integral, axis=1)
     return Likelihood(log_prob, divergence.std_error(integral), latent, num_evals, success, method.max_steps)
-
-
-def dequantised_log_likelihood(
-    key: jax.Array,
-    sde: SDE,
-    score: Score,
-    levels: ArrayLike,
-    *,
-    bin_width: float,
-    shift: ArrayLike = 0.0,
-    repeats: int = 1,
-    **settings: Any,
-) -> Likelihood:
-    """The log-density of integer data made continuous inside the call, averaged over ``repeats`` draws of the noise.
-
-    Args:
-        key: random key; example i of repeat k depends on (key, k, i) alone.
-        sde: the SDE.
-        score: ``score(x, t)`` in the model's units.
-        levels: (B, *event) integers; the model sees (levels + u - shift) * bin_width, u ~ U[0, 1).
-        bin_width: width of one level in the model's units, positive.
-        shift: scalar or array like one event, in levels.
-        repeats: draws of the dequantisation noise (and of the probes), at least 1.
-        **settings: passed to ``log_likelihood``.
-
-    Returns:
-        ``log_prob`` in nats in the model's units, for ``bits_per_dim(..., bin_width)``; ``std_error`` over repeats if
-        there are several, else that of the single call; ``latent`` of the first repeat; ``num_evals`` their sum.
-
-    Raises:
-        ValueError: levels that are not whole numbers, or settings out of range.
-    """
-    levels = np.asarray(levels)
-    if not np.issubdtype(levels.dtype, np.integer):
-        raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use log_likelihood")
-    if bin_width is None or not (bin_width > 0 and math.isfinite(bin_width)):
-        raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
-    repeats = whole("repeats", repeats)
-    results = []
-    for k in range(repeats):
-        key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
-        u = jax.vmap(lambda key: jax.random.uniform(key, levels.shape[1:]))(example_keys(key_noise, len(levels)))
-        x = (levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width
-        results.append(log_likelihood(key_probes, sde, score, x.astype(u.dtype), **settings))
-    if repeats == 1:
-        return results[0]
-    log_prob = jnp.stack([r.log_prob for r in results])
-    return dataclasses.replace(
-        results[0],
-        log_prob=jnp.mean(log_prob, axis=0),
-        std_error=jnp.std(log_prob, axis=0, ddof=1) / math.sqrt(repeats),
-        num_evals=sum((r.num_evals for r in results[1:]), results[0].num_evals),
-        success=jnp.all(jnp.stack([r.success for r in results]), axis=0),
-    )
 
 
 def bits_per_dim(log_prob: ArrayLike, num_dims: int, bin_width: float | None) -> jax.Array:

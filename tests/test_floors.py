@@ -28,7 +28,8 @@ FLOORS = {
     "latents": 3,
     "optimise": 3,
     "table_likelihood": 3,
-    "budget": 3,
+    "dequantise": 3,
+    "budget": 4,
 }
 SAME_ROOM = {("likelihood", "flow")}  # one row of the table: "diffrax in the angle; divergence, log-density"
 WALLS = {
