@@ -4,6 +4,8 @@ from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.budget import ErrorBudget as ErrorBudget
+from scoresde.budget import error_budget as error_budget
 from scoresde.dequantise import dequantised_log_likelihood as dequantised_log_likelihood
 from scoresde.dequantise import truncated_normal_dequantisation as truncated_normal_dequantisation
 from scoresde.dequantise import uniform_dequantisation as uniform_dequantisation

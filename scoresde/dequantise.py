@@ -75,7 +75,7 @@ def dequantise(
     if bin_width is None or not (bin_width > 0 and math.isfinite(bin_width)):
         raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
     u, log_q = jax.vmap(lambda key: law(key, levels.shape[1:]))(example_keys(key, len(levels)))
-    return ((levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width).astype(u.dtype), log_q
+    return jnp.asarray((levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width, u.dtype), log_q
 
 
 def dequantised_log_likelihood(

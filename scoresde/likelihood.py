@@ -23,7 +23,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.divergence import Divergence, hutchinson, whole
+from scoresde.divergence import Divergence, hutchinson
 from scoresde.flow import Method, angle, failure_message, radius, velocity
 from scoresde.score import Score, as_partial
 from scoresde.sde import SDE, example_keys
@@ -55,7 +55,7 @@ class Likelihood:
     num_evals: jax.Array
     success: jax.Array
     max_steps: int
-    importance: jax.Array | None = None
+    importance: Any = None
 
     @property
     def message(self) -> str:

@@ -35,7 +35,7 @@ SAME_ROOM = {("likelihood", "flow")}  # one row of the table: "diffrax in the an
 WALLS = {
     "flax": {"nn"},
     "optax": {"train"},
-    "diffrax": {"flow", "likelihood"},
+    "diffrax": {"flow", "likelihood", "budget"},
     "orbax": {"checkpoint"},
 }
 EVERYWHERE = {"jax", "jaxlib", "numpy"} | set(sys.stdlib_module_names)

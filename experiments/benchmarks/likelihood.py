@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 Field = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def ring() -> ss.GaussianMixture:
+def eight_modes() -> ss.GaussianMixture:
     angles = 2 * np.pi * np.arange(8) / 8
     return ss.GaussianMixture(np.stack([np.cos(angles), np.sin(angles)], 1), np.full(8, 0.1), np.ones(8))
 
@@ -50,7 +50,7 @@ def adaptive(field: Field, start: Any, end: Any, first: Any, x: jax.Array) -> tu
     """The end states, integrals of the divergence and diffrax's statistics of Tsit5, example by example."""
 
     def solve(x: jax.Array) -> Any:
-        solution = diffrax.diffeqsolve(
+        solution: Any = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda time, state, _: augmented(field, time, state)),
             diffrax.Tsit5(),
             start,
@@ -101,7 +101,8 @@ def by_scipy(sde: ss.SDE, score: Callable, x: jax.Array) -> dict[str, Any]:
 
     x_size, start = x.size, np.concatenate([np.asarray(x).reshape(-1), np.zeros(len(x))])
     solution = solve_ivp(flat, (sde.t_min, sde.t_max), start, method="RK45", rtol=TOLERANCE, atol=TOLERANCE)
-    latent, integral = solution.y[:x_size, -1].reshape(shape), solution.y[x_size:, -1]
+    states = np.asarray(solution.y)
+    latent, integral = states[:x_size, -1].reshape(shape), states[x_size:, -1]
     log_prob = sde.prior_log_prob(jnp.asarray(latent)) + integral
     return {"log_prob": log_prob, "steps": len(solution.t) - 1, "evals": solution.nfev}
 
@@ -133,7 +134,7 @@ def main(out: Path = PAGE, examples: int = 1024) -> None:
         "|---" * 8 + "|",
     ]
     with jax.enable_x64(True):
-        mixture = ring()
+        mixture = eight_modes()
         for sde in (ss.VP(), ss.VE()):
             law = mixture.marginal(sde, sde.t_min)
             x = law.sample(jax.random.key(1), examples)

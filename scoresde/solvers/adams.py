@@ -21,7 +21,6 @@ from scoresde.sde import SDE, on_host
 from scoresde.solvers.exponential import check_order, corrected, integrals, predictor
 from scoresde.solvers.table import Nodes, Table, single_step
 
-
 POWER = 3 / 4
 
 
