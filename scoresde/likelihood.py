@@ -141,7 +141,7 @@ def _log_likelihood(
             v, div = divergence(lambda u: field(phi, u[None])[0], state[0][0], probes)
             return v[None], div[None] / dims  # per dimension, so that one tolerance suits both registers
 
-        state = (x / r_min)[None], jnp.zeros((1, len(probes)), x.dtype)
+        state = (x / r_min)[None], jnp.zeros((1, divergence.count), x.dtype)
         (u, integral), num_evals, success = method.solve(augmented, state, start, end, tolerance)
         return (u[0], dims * integral[0]), num_evals, success
 

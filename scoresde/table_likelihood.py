@@ -151,7 +151,7 @@ def _compiled(
             )
             return (base, density, values, divergences), None
 
-        count = len(probes)
+        count = divergence.count
         state = x, jnp.zeros(count, x.dtype), jnp.zeros((width, *x.shape), x.dtype), jnp.zeros((width, count), x.dtype)
         state, _ = jax.lax.scan(body, state, (jax.tree.map(lambda v: v[:-1], commits), looks))
         return commit(jax.tree.map(lambda v: v[-1], commits), state)
