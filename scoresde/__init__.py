@@ -11,6 +11,7 @@ from scoresde.dequantise import truncated_normal_dequantisation as truncated_nor
 from scoresde.dequantise import uniform_dequantisation as uniform_dequantisation
 from scoresde.divergence import ExactDivergence as ExactDivergence
 from scoresde.divergence import exact_divergence as exact_divergence
+from scoresde.divergence import hutch_pp as hutch_pp
 from scoresde.divergence import hutchinson as hutchinson
 from scoresde.flow import Flow as Flow
 from scoresde.flow import probability_flow as probability_flow

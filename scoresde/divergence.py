@@ -7,21 +7,28 @@ estimate is 2 |S|_F^2 for Gaussian z and 2 (|S|_F^2 - sum_i S_ii^2) for signs (R
 give the trace of a diagonal exactly, in particular of c I, the bulk of a probability flow's Jacobian.
 
 Hutch++ (Meyer et al. 2021) spends some products on the range that matters. For any orthonormal Q of k columns that does
-not depend on z, with P = I - Q Q^T,
+not depend on z, with P = I - Q Q^T and w = P z scaled to |w|^2 = D - k (z Gaussian: uniform on that sphere, E w w^T = P,
+and exact for c I; Epperly, Tropp and Webber 2024, section 2.3),
 
-    tr J = tr(Q^T J Q) + E[(P z)^T J (P z)],      Q = orth(J R), R (D, k) random,
+    tr J = tr(Q^T J Q) + E[w^T J w],      Q = orth(J R - c R), c = tr(R^T J R)/tr(R^T R), R (D, k) Gaussian,
 
-so only what Q leaves out is random: much less where the spectrum of J falls fast, no less where it is flat.
+so only what Q leaves out is random. Without c and the scaling the bulk c I alone would cost what signs have for nothing.
 
 Along a trajectory R and z are drawn once. Q is then a smooth function of J, and so of time and state; the integrand is
 smooth, the equation stays an ordinary one, and since the state does not feel the probes, the expectation of the
 integral is the integral of the divergence. Given R, the P estimates are independent with the right mean at each time:
 their spread gives an honest standard error of Hutch++ too.
 
-    estimator                tangents an evaluation    variance of the mean
-    exact_divergence         D                         0
-    hutchinson(P)            P                         2 (|S|_F^2 - sum S_ii^2)/P
-    hutch_pp(k, P)           2 k + P                   the same of (I - QQ^T) J (I - QQ^T)
+    estimator                   tangents an evaluation    standard deviation of log p at 16 tangents, nats (*)
+    exact_divergence            D                         0        0       0
+    hutchinson(16)              16                        1.49     0.72    1.95
+    hutch_pp(6, 4)              2 k + P = 16              0.81     0.84    2.52
+    hutchinson(16, normal)      16                        44       40      43
+
+(*) measured along the flow of VP for Gaussian data of 32 correlated dimensions, 400 draws, with variances: 4 of 1 among
+0.01; evenly from 0.1 to 2; geometrically from 1 to 1e-3. Hutch++ pays for data near a low-dimensional plane, and
+signs are at least as good otherwise: their default is cautious. Leave-one-out averages over what serves as R (XTrace)
+share its condition, and on |z|^2 - D they only repair what Gaussian probes lose to signs: they are left out.
 """
 
 import dataclasses
@@ -101,7 +108,7 @@ class HutchPlusPlus:
     def draw(self, key: jax.Array, u: jax.Array) -> jax.Array:
         if self.sketch >= u.size:
             raise ValueError(f"sketch must be below the {u.size} dimensions of an example, got {self.sketch}")
-        return jax.random.rademacher(key, (self.probes + self.sketch, *u.shape), u.dtype)
+        return jax.random.normal(key, (self.probes + self.sketch, *u.shape), u.dtype)
 
     def __call__(self, field: VectorField, u: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
         value, push = jax.linearize(field, u)
@@ -110,9 +117,11 @@ class HutchPlusPlus:
             """Each row (D,) to its product with J."""
             return jax.vmap(lambda z: push(z.reshape(u.shape)).reshape(-1))(rows)
 
-        z, sketch = jnp.split(probes.reshape(len(probes), -1), [self.probes])
-        Q = jnp.linalg.qr(products(sketch).T)[0].T
+        z, R = jnp.split(probes.reshape(len(probes), -1), [self.probes])
+        image = products(R)
+        Q = jnp.linalg.qr((image - jnp.sum(R * image) / jnp.sum(R * R) * R).T)[0].T
         z = z - (z @ Q.T) @ Q
+        z = z * jnp.sqrt((u.size - self.sketch) / jnp.sum(z * z, axis=1, keepdims=True))
         captured = jnp.sum(Q * products(Q))
         return value, captured + jnp.sum(z * products(z), axis=1)
 
@@ -168,13 +177,13 @@ def hutchinson(probes: int = 1, law: ProbeLaw = jax.random.rademacher) -> Hutchi
     Args:
         probes: at least 1; one has no standard error.
         law: (key, shape, dtype) -> independent entries of mean 0 and variance 1: ``jax.random.rademacher``, the law of
-            least variance, or ``jax.random.normal``.
+            least variance, or ``jax.random.normal``, whose error is much larger along a flow (see the module).
     """
     return Hutchinson(whole("probes", probes), law)
 
 
 def hutch_pp(sketch: int, probes: int = 2) -> HutchPlusPlus:
-    """Hutch++: the trace on the range of a ``sketch`` of the Jacobian exactly, the rest from ``probes`` sign vectors.
+    """Hutch++: the trace on the range of a ``sketch`` of the Jacobian exactly, the rest from ``probes`` random vectors.
 
     2 ``sketch`` + ``probes`` tangents an evaluation, and the QR decomposition of a matrix (D, sketch).
 

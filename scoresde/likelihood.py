@@ -84,7 +84,7 @@ def log_likelihood(
         sde: the SDE.
         score: ``score(x, t)``, called with B = 1 under ``vmap``.
         x: (B, *event), continuous data in the units in which the score was trained.
-        divergence: ``hutchinson(probes)`` or ``exact_divergence``.
+        divergence: ``hutchinson(probes)``, ``hutch_pp(sketch, probes)`` or ``exact_divergence``; see ``divergence``.
         rtol: relative tolerance on u and on the log-density per dimension.
         atol: absolute tolerance on the same.
         solver: an explicit Runge-Kutta method of diffrax; ``diffrax.Tsit5()`` by default.

@@ -13,6 +13,7 @@ from scoresde import (
     Cosine,
     RectifiedFlow,
     ancestral,
+    angle_grid,
     beta_grid,
     ddim,
     deis,
@@ -35,7 +36,16 @@ from scoresde import (
 )
 from scoresde.grids import check_grid
 
-GRIDS = (uniform_grid, quadratic_grid, beta_grid, log_snr_grid, polyexponential_grid, karras_grid, shifted_grid)
+GRIDS = (
+    uniform_grid,
+    quadratic_grid,
+    beta_grid,
+    log_snr_grid,
+    polyexponential_grid,
+    karras_grid,
+    shifted_grid,
+    angle_grid,
+)
 
 
 def log_rho(sde, t):
@@ -51,6 +61,7 @@ LAWS = {
     polyexponential_grid: log_rho,
     karras_grid: lambda sde, t: np.exp(log_rho(sde, t) / 7),
     shifted_grid: lambda sde, t: 1 / (1 + 3 * np.exp(-log_rho(sde, t))),
+    angle_grid: lambda sde, t: (np.arctan(np.exp(log_rho(sde, t))) + 0.15) ** -0.75,
 }
 
 

@@ -33,8 +33,10 @@ from scoresde import Cosine, RectifiedFlow, SubVP, karras_grid, log_snr_grid, un
 from scoresde.sde import on_host
 from scoresde.solvers import (
     Table,
+    adams,
     ancestral,
     ancestral_split,
+    angle_grid,
     bh1,
     bh2,
     ddim,
@@ -143,6 +145,37 @@ def test_order_of_convergence_on_a_gaussian(sde, solver):
     errors = [error_of_the_law(sde, make(sde, log_snr_grid(sde, n))) for n in steps]
     slope = np.log(errors[0] / errors[1]) / np.log(steps[1] / steps[0])
     assert errors[1] < 0.02 and slope > order - 0.2, (slope, errors)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("upward", [False, True], ids=["down", "up"])
+def test_adams_in_the_angle_gains_an_order_by_its_corrector_in_either_direction(order, upward):
+    """Down the log-SNR grid, whose first steps turn by little, and up it."""
+    sde, n = VP(), 160
+    errors = []
+    for steps in (n, 2 * n):
+        grid = log_snr_grid(sde, steps)
+        table = adams(sde, grid[::-1] if upward else grid, order)
+        assert table.num_evals == steps + 1
+        errors.append(error_of_the_law(sde, table))
+    assert np.log2(errors[0] / errors[1]) > order + 1 - 0.25, errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"order": 0}, "order must be a whole number from 1 to 6, got 0"),
+        ({"sigma_data": 0.0}, r"sigma_data must be positive and finite, got 0\.0"),
+        ({"detail": np.inf}, "detail must be positive and finite, got inf"),
+        ({"grid": [0.1, 0.5, 0.3]}, "a grid must decrease strictly"),
+        ({"grid": [0.0, 0.5, 1.0]}, r"grid times must lie in \[t_min, t_max\]"),
+    ],
+)
+def test_adams_refuses(settings, message):
+    with pytest.raises(ValueError, match="^" + message):
+        adams(VP(), **{"grid": [1.0, 0.5, 0.1]} | settings)
+    with pytest.raises(ValueError, match="^n must be a whole number of at least 1, got 0"):
+        angle_grid(VP(), 0)
 
 
 NARROW = VP(t_min=float(VP().time(5.0)))  # down to sigma/alpha = 0.08, so that orders show above rounding
