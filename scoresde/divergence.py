@@ -6,13 +6,13 @@ Value and products J z come from one forward pass of ``jax.jvp``. With S the sym
 estimate is 2 |S|_F^2 for Gaussian z and 2 (|S|_F^2 - sum_i S_ii^2) for signs (Rademacher), which is never more: signs
 give the trace of a diagonal exactly, in particular of c I, the bulk of a probability flow's Jacobian.
 
-Hutch++ (Meyer et al. 2021) spends some products on the range that matters. For any orthonormal Q of k columns that does
-not depend on z, with P = I - Q Q^T and w = P z scaled to |w|^2 = D - k (z Gaussian: uniform on that sphere, E w w^T = P,
-and exact for c I; Epperly, Tropp and Webber 2024, section 2.3),
+Hutch++ (Meyer et al. 2021) spends some products on the range that matters. For any orthonormal Q of k columns that
+does not depend on z, with P = I - Q Q^T and w = P z scaled to |w|^2 = D - k (z Gaussian: w is uniform on that sphere,
+E w w^T = P, and c I costs nothing; Epperly, Tropp and Webber 2024, section 2.3),
 
     tr J = tr(Q^T J Q) + E[w^T J w],      Q = orth(J R - c R), c = tr(R^T J R)/tr(R^T R), R (D, k) Gaussian,
 
-so only what Q leaves out is random. Without c and the scaling the bulk c I alone would cost what signs have for nothing.
+so only what Q leaves out is random. Without c and the scaling the bulk c I would cost what signs have free.
 
 Along a trajectory R and z are drawn once. Q is then a smooth function of J, and so of time and state; the integrand is
 smooth, the equation stays an ordinary one, and since the state does not feel the probes, the expectation of the

@@ -62,7 +62,8 @@ def adams(sde: SDE, grid: ArrayLike, order: int = 4, *, sigma_data: float = 1.0,
     """Adams-Bashforth-Moulton in the angle, of n + 1 evaluations for n steps and convergence order ``order`` + 1.
 
     Every state is corrected, the last one too. The first steps have orders 2, 3, ...: a grid that begins with small
-    steps loses nothing by it.
+    turns of the angle loses nothing by it (``log_snr_grid`` either way, ``angle_grid`` upward); ``angle_grid`` downward
+    is held at order 3 by its first steps.
 
     Args:
         sde: the SDE.
