@@ -7,8 +7,14 @@ from scoresde import precond as precond
 from scoresde.bound import Bound as Bound
 from scoresde.bound import discrete_bound as discrete_bound
 from scoresde.bound import likelihood_bound as likelihood_bound
+from scoresde.budget import ErrorBudget as ErrorBudget
+from scoresde.budget import error_budget as error_budget
+from scoresde.dequantise import dequantised_log_likelihood as dequantised_log_likelihood
+from scoresde.dequantise import truncated_normal_dequantisation as truncated_normal_dequantisation
+from scoresde.dequantise import uniform_dequantisation as uniform_dequantisation
 from scoresde.divergence import ExactDivergence as ExactDivergence
 from scoresde.divergence import exact_divergence as exact_divergence
+from scoresde.divergence import hutch_pp as hutch_pp
 from scoresde.divergence import hutchinson as hutchinson
 from scoresde.flow import Flow as Flow
 from scoresde.flow import probability_flow as probability_flow
@@ -30,7 +36,6 @@ from scoresde.latents import encode as encode
 from scoresde.latents import slerp as slerp
 from scoresde.likelihood import Likelihood as Likelihood
 from scoresde.likelihood import bits_per_dim as bits_per_dim
-from scoresde.likelihood import dequantised_log_likelihood as dequantised_log_likelihood
 from scoresde.likelihood import log_likelihood as log_likelihood
 from scoresde.likelihood import mean_with_error as mean_with_error
 from scoresde.loss import denoising_score_matching as denoising_score_matching
@@ -82,6 +87,8 @@ from scoresde.solvers import seeds as seeds
 from scoresde.solvers import unipc as unipc
 from scoresde.solvers import with_denoising as with_denoising
 from scoresde.stochastic import reverse_sde as reverse_sde
+from scoresde.table_likelihood import TableLikelihood as TableLikelihood
+from scoresde.table_likelihood import table_log_likelihood as table_log_likelihood
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
 from scoresde.typicality import Typicality as Typicality

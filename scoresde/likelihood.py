@@ -7,11 +7,8 @@ In the coordinates of ``flow`` (x = r u, r = radius(t)) the density of u obeys d
 The divergence is exact or estimated by probes that stay fixed along the trajectory, so that the equation stays an
 ordinary one (Chen et al. 2018; Grathwohl et al. 2019); see ``divergence``.
 
-Integers k are made continuous by uniform dequantisation, y = (k + u - shift) * bin_width with u ~ U[0, 1): by Jensen
-
-    log P(k) >= E_u[log p(y)] + D log bin_width         (Theis et al. 2016),
-
-and bits per dimension are -(that)/(D ln 2). Continuous data have no such unit: report nats.
+Integer data are made continuous first, see ``dequantise``, and reported in bits per dimension. Continuous data have no
+such unit: report nats.
 """
 
 import dataclasses
@@ -26,7 +23,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.divergence import Divergence, hutchinson, whole
+from scoresde.divergence import Divergence, hutchinson
 from scoresde.flow import Method, angle, failure_message, radius, time_at, velocity
 from scoresde.score import Score, as_partial
 from scoresde.sde import SDE, example_keys
@@ -34,7 +31,7 @@ from scoresde.sde import SDE, example_keys
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_prob", "std_error", "latent", "num_evals", "success", "at_limit", "time"],
+    data_fields=["log_prob", "std_error", "latent", "num_evals", "success", "at_limit", "time", "importance"],
     meta_fields=["max_steps"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +47,8 @@ class Likelihood:
         max_steps: the limit on steps that was in force.
         at_limit: (B,) whether ``max_steps`` were not enough; see ``Flow``.
         time: (B,) the time that the solve reached, t_max if it succeeded.
+        importance: (B,) the importance-weighted log-density of dequantised integers, see
+            ``dequantised_log_likelihood``; None of continuous data.
     """
 
     log_prob: jax.Array
@@ -60,6 +59,7 @@ class Likelihood:
     max_steps: int
     at_limit: jax.Array
     time: jax.Array
+    importance: Any = None
 
     @property
     def message(self) -> str:
@@ -79,6 +79,7 @@ def log_likelihood(
     solver: diffrax.AbstractERK | None = None,
     sigma_data: float = 1.0,
     max_steps: int = 1000,
+    steps: int | None = None,
 ) -> Likelihood:
     """The log-density of ``x`` at t_min under the probability flow of ``score``. No noise is added to x.
 
@@ -87,16 +88,29 @@ def log_likelihood(
         sde: the SDE.
         score: ``score(x, t)``, called with B = 1 under ``vmap``.
         x: (B, *event), continuous data in the units in which the score was trained.
-        divergence: ``hutchinson(probes)`` or ``exact_divergence``.
+        divergence: ``hutchinson(probes)``, ``hutch_pp(sketch, probes)`` or ``exact_divergence``; see ``divergence``.
         rtol: relative tolerance on u and on the log-density per dimension.
         atol: absolute tolerance on the same.
         solver: an explicit Runge-Kutta method of diffrax; ``diffrax.Tsit5()`` by default.
         sigma_data: scale of the angle, best the standard deviation of the data; it does not change the answer.
         max_steps: steps after which an example is given up.
+        steps: take so many steps of equal length in the angle; the tolerances and ``max_steps`` then play no part.
+            This is the road for gradients with respect to x or to arrays of the score: reverse mode through a fixed
+            number of steps, checkpointed by diffrax, so that memory grows with their square root or slower. Of the
+            true score the gradient is the score at t_min itself, which is cheaper asked for directly.
 
     Raises:
         ValueError: integer x, a shape without event axes, or a setting out of range.
     """
+    x = check_data(x, divergence)
+    method = Method(solver or diffrax.Tsit5(), max_steps if steps is None else steps, fixed=steps is not None)
+    method.check(rtol, atol, sigma_data)
+    *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
+    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, method, divergence)
+
+
+def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
+    """x as an array, or a ValueError: floating point, of shape (B, *event), with an estimator of the divergence."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be floating point, got {x.dtype}: for integer data use dequantised_log_likelihood")
@@ -104,10 +118,7 @@ def log_likelihood(
         raise ValueError(f"x must have shape (B, *event) with at least one event axis, got {x.shape}")
     if not (hasattr(type(divergence), "draw") and callable(divergence)):
         raise ValueError(f"divergence must be hutchinson(probes) or exact_divergence, got {divergence!r}")
-    method = Method(solver or diffrax.Tsit5(), max_steps)
-    method.check(rtol, atol, sigma_data)
-    *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
-    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, method, divergence)
+    return x
 
 
 @partial(jax.jit, static_argnames=("method", "divergence"))
@@ -134,7 +145,7 @@ def _log_likelihood(
             v, div = divergence(lambda u: field(phi, u[None])[0], state[0][0], probes)
             return v[None], div[None] / dims  # per dimension, so that one tolerance suits both registers
 
-        state = (x / r_min)[None], jnp.zeros((1, len(probes)), x.dtype)
+        state = (x / r_min)[None], jnp.zeros((1, divergence.count), x.dtype)
         (u, integral), *rest = method.solve(augmented, state, start, end, tolerance)
         return (u[0], dims * integral[0]), *rest
 
@@ -145,62 +156,6 @@ def _log_likelihood(
     time = jnp.where(success, t_max, time_at(sde, reached, sigma_data, (t_min, t_max)))
     error = divergence.std_error(integral)
     return Likelihood(log_prob, error, latent, num_evals, success, method.max_steps, at_limit, time)
-
-
-def dequantised_log_likelihood(
-    key: jax.Array,
-    sde: SDE,
-    score: Score,
-    levels: ArrayLike,
-    *,
-    bin_width: float,
-    shift: ArrayLike = 0.0,
-    repeats: int = 1,
-    **settings: Any,
-) -> Likelihood:
-    """The log-density of integer data made continuous inside the call, averaged over ``repeats`` draws of the noise.
-
-    Args:
-        key: random key; example i of repeat k depends on (key, k, i) alone.
-        sde: the SDE.
-        score: ``score(x, t)`` in the model's units.
-        levels: (B, *event) integers; the model sees (levels + u - shift) * bin_width, u ~ U[0, 1).
-        bin_width: width of one level in the model's units, positive.
-        shift: scalar or array like one event, in levels.
-        repeats: draws of the dequantisation noise (and of the probes), at least 1.
-        **settings: passed to ``log_likelihood``.
-
-    Returns:
-        ``log_prob`` in nats in the model's units, for ``bits_per_dim(..., bin_width)``; ``std_error`` over repeats if
-        there are several, else that of the single call; ``latent`` of the first repeat; ``num_evals`` their sum.
-
-    Raises:
-        ValueError: levels that are not whole numbers, or settings out of range.
-    """
-    levels = np.asarray(levels)
-    if not np.issubdtype(levels.dtype, np.integer):
-        raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use log_likelihood")
-    if bin_width is None or not (bin_width > 0 and math.isfinite(bin_width)):
-        raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
-    repeats = whole("repeats", repeats)
-    results = []
-    for k in range(repeats):
-        key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
-        u = jax.vmap(lambda key: jax.random.uniform(key, levels.shape[1:]))(example_keys(key_noise, len(levels)))
-        x = (levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width
-        results.append(log_likelihood(key_probes, sde, score, x.astype(u.dtype), **settings))
-    if repeats == 1:
-        return results[0]
-    log_prob = jnp.stack([r.log_prob for r in results])
-    return dataclasses.replace(
-        results[0],
-        log_prob=jnp.mean(log_prob, axis=0),
-        std_error=jnp.std(log_prob, axis=0, ddof=1) / math.sqrt(repeats),
-        num_evals=sum((r.num_evals for r in results[1:]), results[0].num_evals),
-        success=jnp.all(jnp.stack([r.success for r in results]), axis=0),
-        at_limit=jnp.any(jnp.stack([r.at_limit for r in results]), axis=0),
-        time=jnp.min(jnp.stack([r.time for r in results]), axis=0),
-    )
 
 
 def bits_per_dim(log_prob: ArrayLike, num_dims: int, bin_width: float | None) -> jax.Array:

@@ -75,17 +75,36 @@ def test_orders_on_a_mixture(sde, grid):
         assert abs(measured - order - corrector) < slack, (order, corrector, measured, error)
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("detail", [np.inf, 0.15])
+@pytest.mark.parametrize("upward", [False, True], ids=["down", "up"])
+def test_orders_of_the_law_either_way(order, detail, upward):
+    """p + 1 on a shifted Gaussian, the last step corrected, by one evaluation more than there are steps."""
+    sde, law, errors = VP(), (1.5, 0.7), []
+    for n in (160, 320):
+        grid = log_snr_grid(sde, n)
+        table = adams(sde, grid[::-1] if upward else grid, order, correct_last=True, detail=detail)
+        assert table.num_evals == n + 1
+        alpha, variance, _, _ = textbook(sde, table.times[-1])
+        truth = alpha * law[0], np.sqrt(alpha**2 * law[1] ** 2 + variance)
+        errors.append(np.hypot(*np.subtract(gaussian_law(sde, table, *law), truth)))
+    assert np.log2(errors[0] / errors[1]) > order + 1 - 0.25, errors
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("settings", "message"),
     [
-        ({"order": 0}, "from 1 to 5"),
-        ({"order": 6}, "from 1 to 5"),
-        ({"sigma_data": 0.0}, "sigma_data must be positive"),
+        ({"order": 0}, "order must be a whole number from 1 to 5, got 0"),
+        ({"order": 6}, "order must be a whole number from 1 to 5, got 6"),
+        ({"sigma_data": 0.0}, r"sigma_data must be positive and finite, got 0\.0"),
+        ({"detail": 0.0}, r"detail must be positive, got 0\.0"),
+        ({"grid": [0.1, 0.5, 0.3]}, "a grid must decrease strictly"),
+        ({"grid": [0.0, 0.5, 1.0]}, r"grid times must lie in \[t_min, t_max\]"),
     ],
 )
-def test_refusals(options, message):
-    with pytest.raises(ValueError, match=message):
-        adams(VP(), log_snr_grid(VP(), 4), **options)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError, match="^" + message):
+        adams(VP(), **{"grid": [1.0, 0.5, 0.1]} | settings)
 
 
 @pytest.mark.parametrize("sde", SDES, ids=name)

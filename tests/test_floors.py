@@ -32,12 +32,15 @@ FLOORS = {
     "rate": 3,
     "optimise": 3,
     "stochastic": 3,
+    "table_likelihood": 3,
+    "dequantise": 3,
+    "budget": 4,
 }
 SAME_ROOM = {("likelihood", "flow")}  # one row of the table: "diffrax in the angle; divergence, log-density"
 WALLS = {
     "flax": {"nn"},
     "optax": {"train"},
-    "diffrax": {"flow", "likelihood", "stochastic"},
+    "diffrax": {"flow", "likelihood", "stochastic", "budget"},
     "lineax": {"stochastic"},
     "orbax": {"checkpoint"},
 }
