@@ -33,6 +33,7 @@ from scoresde import Cosine, RectifiedFlow, SubVP, karras_grid, log_snr_grid, sh
 from scoresde.sde import on_host
 from scoresde.solvers import (
     Table,
+    adams,
     ancestral,
     ancestral_split,
     bh1,
@@ -107,6 +108,8 @@ ORDERS = {
     "unipc_1_bh2": (lambda sde, grid: unipc(sde, grid, 1, B=bh2), 2),
     "unipc_2_bh1": (lambda sde, grid: unipc(sde, grid, 2, B=bh1), 3),
     "unipc_2_bh2": (lambda sde, grid: unipc(sde, grid, 2, B=bh2), 3),
+    "adams_2": (lambda sde, grid: adams(sde, grid, 2), 3),
+    "adams_3": (lambda sde, grid: adams(sde, grid, 3), 4),
     "unipc_4": (lambda sde, grid: unipc(sde, grid, 4), 5),
     "sa_solver_flow": (lambda sde, grid: sa_solver(sde, grid, 1, tau=0.0, corrector=2), 2),
     "sa_solver": (sa_solver, 2),

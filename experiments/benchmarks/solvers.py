@@ -63,6 +63,7 @@ FLOW: tuple[tuple[str, Solver, int, int], ...] = (
     *((f"unipc {p}", partial(ss.unipc, order=p), 1, p + 1) for p in (1, 2, 3, 4)),
     *((f"unipc {p}, bh1", partial(ss.unipc, order=p, B=ss.bh1), 1, p + 1) for p in (1, 2)),
     *((f"unipc {p}, bh2", partial(ss.unipc, order=p, B=ss.bh2), 1, p + 1) for p in (1, 2)),
+    *((f"adams {p}", partial(ss.adams, order=p), 1, p + 1) for p in (2, 3, 4)),
     ("unipc 3, no corrector", partial(ss.unipc, order=3, corrector=False), 1, 3),
 )
 STOCHASTIC: tuple[tuple[str, Solver, int, int], ...] = (
