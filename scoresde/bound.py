@@ -46,6 +46,7 @@ from scoresde.denoising import (
     sampled_difference,
 )
 from scoresde.divergence import whole
+from scoresde.likelihood import check_levels
 from scoresde.score import Score, as_partial, flatten
 from scoresde.sde import SDE, on_host
 
@@ -212,11 +213,7 @@ def discrete_bound(
         ValueError: levels that are not whole numbers or out of range, a grid that does not begin at t_max, both a grid
             and t_data, or settings out of range.
     """
-    levels = np.asarray(levels)
-    if not np.issubdtype(levels.dtype, np.integer):
-        raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use likelihood_bound")
-    if bin_width is None or not 0 < bin_width < math.inf:
-        raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
+    levels = check_levels(levels, bin_width, "likelihood_bound")
     x = jnp.asarray((levels + 0.5 - np.broadcast_to(shift, levels.shape)) * bin_width, float)
     check_sampling(x, draws, repeats, sigma_data)
     path = _discrete_path(sde, grid, t_data, bin_width)

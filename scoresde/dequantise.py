@@ -22,12 +22,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
 from scoresde.divergence import whole
-from scoresde.likelihood import Likelihood, log_likelihood
+from scoresde.likelihood import Likelihood, check_levels, log_likelihood
 from scoresde.score import Score
 from scoresde.sde import SDE, example_keys
 
@@ -69,11 +68,7 @@ def dequantise(
     Raises:
         ValueError: levels that are not whole numbers, or a bin width that is not positive and finite.
     """
-    levels = np.asarray(levels)
-    if not np.issubdtype(levels.dtype, np.integer):
-        raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use log_likelihood")
-    if bin_width is None or not (bin_width > 0 and math.isfinite(bin_width)):
-        raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
+    levels = check_levels(levels, bin_width, "log_likelihood")
     u, log_q = jax.vmap(lambda key: law(key, levels.shape[1:]))(example_keys(key, len(levels)))
     return jnp.asarray((levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width, u.dtype), log_q
 

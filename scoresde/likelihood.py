@@ -121,6 +121,16 @@ def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
     return x
 
 
+def check_levels(levels: ArrayLike, bin_width: float, otherwise: str) -> np.ndarray:
+    """Integer data as an array, or a ValueError: whole numbers, bins of positive width."""
+    levels = np.asarray(levels)
+    if not np.issubdtype(levels.dtype, np.integer):
+        raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use {otherwise}")
+    if bin_width is None or not 0 < bin_width < math.inf:
+        raise ValueError(f"bin_width must be positive and finite, got {bin_width!r}")
+    return levels
+
+
 @partial(jax.jit, static_argnames=("method", "divergence"))
 def _log_likelihood(
     key: jax.Array,

@@ -58,7 +58,8 @@ def plain(times: Times, key: jax.Array, sde: ss.SDE, score: Partial, x: jax.Arra
 
     @jax.jit
     def draw(key: jax.Array) -> jax.Array:
-        keys, units = jax.random.split(key, DRAWS), jax.random.uniform(key, (len(x),))
+        key_units, key_noise = jax.random.split(key)
+        keys, units = jax.random.split(key_noise, DRAWS), jax.random.uniform(key_units, (len(x),))
 
         def one(index: jax.Array) -> jax.Array:
             t, weight = times(sde, (units + index) / DRAWS)
