@@ -26,10 +26,8 @@ class Custom(SDE):
 
 
 SDES = (VP(), SubVP(), VE(), Cosine(), RectifiedFlow(), Custom())
-# For the dearest batteries: three of the family always, the others with ``-m slow``.
-SDES_IN_TURN = tuple(
-    pytest.param(sde, marks=() if isinstance(sde, VP | VE | RectifiedFlow) else pytest.mark.slow) for sde in SDES
-)
+# For the dearest batteries: two of the family always, the others with ``-m slow``.
+SDES_IN_TURN = tuple(pytest.param(sde, marks=() if isinstance(sde, VP | VE) else pytest.mark.slow) for sde in SDES)
 OTHER_PARAMETERS = (VP(beta_min=0.0, beta_max=5.0), SubVP(beta_min=1.0, beta_max=6.0), VE(sigma_min=0.2, sigma_max=9.0))
 
 # Published (alpha, sigma^2, f, g^2) of t, in NumPy.

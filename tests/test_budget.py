@@ -43,6 +43,28 @@ def test_the_budget_covers_the_error_and_its_offsets_are_the_true_ones(x64):
     assert np.all(np.abs(total) < 3 * budget.solver + sampling + 1e-3)
 
 
+def test_the_dequantisation_gap_of_integers_is_that_of_the_mass_of_their_bins(x64):
+    """Levels of 1.5 standard deviations: log of the mass of a bin over its width, less the mean log-density in it."""
+    sde, width, shift = VP(), 1.5, 4.0
+    mixture = ss.GaussianMixture(np.zeros((1, 1)), np.ones(1), np.ones(1))
+    law = mixture.marginal(sde, sde.t_min)
+    levels = np.arange(2, 6).repeat(8)[:, None]
+    settings = {"bin_width": width, "shift": shift, "rtol": 1e-6, "atol": 1e-6}
+    budget = error_budget(KEY, sde, mixture.score(sde), levels, repeats=64, **settings)
+    inside = (levels + (np.arange(2000) + 0.5) / 2000 - shift) * width
+    log_p = np.asarray(law.log_prob(inside.reshape(-1, 1))).reshape(inside.shape)
+    gap = np.log(np.mean(np.exp(log_p), axis=1)) - np.mean(log_p, axis=1)
+    error = np.asarray(budget.dequantisation) - gap
+    # 64 draws are a bound that falls short by half the variance of their mean.
+    relative = np.exp(log_p) / np.mean(np.exp(log_p), axis=1, keepdims=True)
+    spread = np.sqrt((np.var(log_p, axis=1) + np.var(relative, axis=1)) / 64)
+    assert np.all(np.abs(error) < 5 * spread) and np.abs(np.mean(error)) < np.mean(gap) / 4
+    assert np.all(np.asarray(budget.dequantisation) >= 0) and np.mean(gap) > 0.1
+    y = -np.log(np.sqrt(2 * np.pi)) - np.asarray(budget.log_prob)  # a density of one draw inside the bin
+    edges = np.sort(((levels + [0, 1] - shift) * width) ** 2 / 2, axis=1)
+    assert np.all((y > edges[:, 0] - 1e-4) & (y < edges[:, 1] + 1e-4))
+
+
 def test_a_sample_of_another_shape_is_refused():
     for data in (np.zeros((4, 3)), np.zeros((0, 2)), 1.0):
         with pytest.raises(ValueError, match=r"^data must have shape \(N, 2\), got"):

@@ -840,15 +840,17 @@ def test_padding_changes_nothing_but_the_shape(solver):
 
 
 @pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
-def test_solver_matrix_on_a_mixture(sde):
-    """10 solvers in 5, 6, 17 and 64 evaluations of the exact score of two modes, one compilation: finite everywhere;
-    at 64 mean, std and the share of each mode, from the exact marginal at t_max."""
+@pytest.mark.parametrize("many", ["ten", pytest.param("every", marks=pytest.mark.slow)])
+def test_solver_matrix_on_a_mixture(sde, many):
+    """Solvers in 5, 6, 17 and 64 evaluations (every solver: steps) of the exact score of two modes, one compilation:
+    finite everywhere; at 64 mean, std and the share of each mode, from the exact marginal at t_max."""
     mixture = two_modes()
     mean, std = mixture_moments(mixture.marginal(sde, sde.t_min))
     start = mixture.marginal(sde, sde.t_max).sample(KEY, 2000)
-    for make, evals in SWEEP:
+    for make, evals in SWEEP if many == "ten" else [(make, 1) for make in EVERY.values()]:
         for n in (5, 6, 17, 64):
-            table = padded(make(sde, log_snr_grid(sde, n // evals)), num_evals=64, history=4)
+            table = make(sde, log_snr_grid(sde, n // evals))
+            table = padded(table, num_evals=64 if many == "ten" else 200, history=4 if many == "ten" else 6)
             x = integrate(KEY, score_on(sde, table, mixture), table, start)
             assert np.all(np.isfinite(x)), n
         left = np.mean(np.asarray(x)[:, 0] < -0.2)
