@@ -313,15 +313,15 @@ def test_importance_weights_close_the_gap_to_the_mass_of_the_bins():
 
 
 def test_the_fixed_grid_reaches_1e_4_nats_in_40_evaluations_and_bounds_its_error(x64):
-    """The promise for the ring (float64, 256 points); the coarse table beside it covers nearly every error."""
+    """The promise for the ring (float64, 256 points); the coarse table covers all but those where its own error crosses 0."""
     mixture = ring()
     for sde in (VP(), VE()):
         x = mixture.marginal(sde, sde.t_min).sample(KEY, 256)
-        got = table_log_likelihood(KEY, sde, mixture.score(sde), angle_grid(sde, 39, 0.2, 0.15), x)
+        got = table_log_likelihood(KEY, sde, mixture.score(sde), angle_grid(sde, 39, 0.28, 0.25), x)
         error = np.asarray(got.log_prob - exact_log_prob(sde, mixture, x, got.latent))
         assert got.num_evals == 40 and got.num_checks == 21
-        assert abs(np.mean(error)) < 1e-4 and np.mean(np.abs(error)) < 5e-4 and np.max(np.abs(error)) < 2e-2
-        assert np.mean(np.abs(error) < got.error) > 0.9
+        assert np.mean(np.abs(error)) < 1e-4 and np.max(np.abs(error)) < 5e-3
+        assert np.mean(np.abs(error) < got.error) > 0.85 and np.mean(np.abs(error)) < np.mean(got.error) / 10
 
 
 def midpoint_table(sde, grid):
