@@ -313,7 +313,7 @@ def test_importance_weights_close_the_gap_to_the_mass_of_the_bins():
 
 
 def test_the_fixed_grid_reaches_1e_4_nats_in_40_evaluations_and_bounds_its_error(x64):
-    """The promise for the ring (float64, 256 points); the coarse table covers all but those where its own error crosses 0."""
+    """The promise for the ring (float64, 256 points); the coarse table covers all but where its error crosses 0."""
     mixture = ring()
     for sde in (VP(), VE()):
         x = mixture.marginal(sde, sde.t_min).sample(KEY, 256)
