@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
@@ -22,7 +21,7 @@ from experiments.logs import Log, progress
 from experiments.processes import in_any_process, main_process, memory_errors, versions
 from experiments.setup import Config, Model
 from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, state_sharding
-from scoresde.leaves import to_devices
+from scoresde.leaves import place, to_devices
 
 STEPS_PER_CALL = 50
 DEVICE_BYTES = 2 << 30  # data up to this size lie on every device, larger ones stream
@@ -119,8 +118,7 @@ def _advance(config: Config, data: Data, trainer: Trainer, step: int) -> Callabl
             f"{batch} training examples are fewer than --batch and not a multiple of devices x --microbatches"
         )
     if isinstance(data.train, np.ndarray) and data.train.nbytes <= DEVICE_BYTES:
-        whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-        images = jnp.asarray(data.train) if whole is None else jax.device_put(data.train, whole)
+        images = place(data.train, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
         return lambda state, steps: trainer.run(state, images, steps=steps, batch_size=batch)
     share = jax.process_index(), jax.process_count()
     stream = import_module("experiments.stream").batches(data, config.seed, step, STEPS_PER_CALL, batch, *share)

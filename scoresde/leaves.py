@@ -80,22 +80,26 @@ def from_host(leaf: Any, record: Record, array: np.ndarray) -> Any:
     free = isinstance(leaf, jax.Array) and not leaf.committed
     sharding = None if free or not isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)) else leaf.sharding
     if record.key_impl is not None:
-        return jax.device_put(jax.random.wrap_key_data(jnp.asarray(array), impl=record.key_impl), sharding)
+        return jax.random.wrap_key_data(place(array, sharding), impl=record.key_impl)
     if type(leaf) in _SCALARS:
         return array.item()
     if isinstance(leaf, (np.ndarray, np.generic)):
         return array
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         raise ValueError(f"checkpoint leaf {record.name} is {record.dtype}: set jax_enable_x64, or give a NumPy target")
-    return jax.device_put(array, sharding, may_alias=False)
+    return place(array, sharding)
+
+
+def place(array: np.ndarray, sharding: Any) -> jax.Array:
+    """The array on its devices (None: the default one); of several processes each puts its part, and none asks."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(array, sharding, may_alias=False)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def to_devices(tree: Any, target: Any) -> Any:
     """The tree's arrays where those of ``target``, ``jax.ShapeDtypeStruct``s with shardings, lie."""
-    leaves = [
-        from_host(like, *to_host("", leaf)) for like, leaf in zip(*map(jax.tree.leaves, (target, tree)), strict=True)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    return jax.tree.map(lambda leaf, like: from_host(like, *to_host("", leaf)), tree, target)
 
 
 def to_numpy(tree: Any) -> Any:
