@@ -18,6 +18,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,18 @@ class Data:
             f"{self.name}: {len(self.train)} train + {len(self.held_out)} held out, {shape}, {kind}, "
             f"mean {self.mean.mean():.4g}, std {std}"
         )
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the data, as JSON."""
+        return {
+            "name": self.name,
+            "event_shape": list(self.event_shape),
+            "levels": self.levels,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "shift": np.asarray(self.shift).tolist(),
+            "scale": np.asarray(self.scale).tolist(),
+        }
 
     def _scale_of(self, x: jax.Array) -> jax.Array:
         scale = jnp.asarray(self.scale, x.dtype)

@@ -1,37 +1,34 @@
 """Train a model into a folder: progress, log and checkpoints, resumed exactly where it stopped."""
 
+import dataclasses
 import json
-import os
 import signal
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
+from importlib import import_module
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.data import Data, InputError
+from experiments.logs import Log, progress
+from experiments.processes import in_any_process, main_process, memory_errors, versions
 from experiments.setup import Config, Model
-from scoresde import State, checkpoint
+from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, state_sharding
+from scoresde.leaves import place, to_devices
 
 STEPS_PER_CALL = 50
-LINE_SECONDS = 10.0
+DEVICE_BYTES = 2 << 30  # data up to this size lie on every device, larger ones stream
 
 
 class Interrupted(Exception):
     """Training was asked to stop; the checkpoint is on disk."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def check_folder(config: Config) -> None:
@@ -41,12 +38,14 @@ def check_folder(config: Config) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # several processes may try at once
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --workdir") from None
     path = folder / "checkpoint"
     try:
-        saved = checkpoint.read_metadata(path).get("config", {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged version: ``start`` says so
+            saved = checkpoint.read_metadata(path).get("config", {})
     except FileNotFoundError:
         return
     except ValueError as error:
@@ -62,14 +61,33 @@ def check_folder(config: Config) -> None:
             )
 
 
+def training_mesh(config: Config) -> Mesh | None:
+    """The mesh of all devices, or None where there is but one; InputError where the flags do not fit their number."""
+    devices, parts = jax.device_count(), config.microbatches
+    if devices % config.fsdp:
+        raise InputError(f"--fsdp {config.fsdp} must divide the number of devices, {devices}")
+    if int(config.batch or 0) % (devices * parts):
+        raise InputError(f"--batch {config.batch} must be a multiple of devices x --microbatches = {devices} x {parts}")
+    return device_mesh(config.fsdp) if devices > 1 else None
+
+
 def start(config: Config, model: Model) -> State:
-    """The state in the run's checkpoint, else a fresh one; a damaged checkpoint is an InputError."""
+    """The state in the run's checkpoint, else a fresh one, on all devices; a damaged checkpoint is an InputError."""
+    mesh, target = training_mesh(config), jax.eval_shape(model.init)
+    if mesh is not None:
+        where = state_sharding(mesh, target)
+        target = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), target, where)
     try:
-        return checkpoint.restore(config.folder / "checkpoint", jax.eval_shape(model.init))[0]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            state = checkpoint.restore(config.folder / "checkpoint", target)[0]
     except FileNotFoundError:
-        return model.init()
+        return model.init() if mesh is None else to_devices(model.init(), target)
     except ValueError as error:
         raise InputError(str(error)) from None
+    for warning in caught if main_process() else ():
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return state
 
 
 @contextmanager
@@ -92,91 +110,85 @@ def _stop_requested() -> Any:
             signal.signal(number, handler)
 
 
-class Log:
-    """``metrics.jsonl``: one line a compiled call, cut back to the restored step so that it never repeats itself."""
-
-    def __init__(self, path: Path, step: int):
-        lines = path.read_text().splitlines(keepends=True) if path.exists() and step else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_atomically(path, "".join(kept))
-        self.file = path.open("a")
-
-    def add(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-        entry = {"step": step} | {k: float(np.mean(np.asarray(v, np.float64))) for k, v in metrics.items()}
-        self.file.write(json.dumps(entry) + "\n")
-        self.file.flush()
-        return entry
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Any:
-    """A function (step, loss, steps a second) that shows them: a bar on a terminal, else a line now and then."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("training"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
-            TimeRemainingColumn(),
+def _advance(config: Config, data: Data, trainer: Trainer, step: int) -> Callable[[State, int], Any]:
+    """A function (state, steps) -> (state, metrics) on data that lie on the devices, or stream to them."""
+    batch, mesh = min(int(config.batch or 0), len(data.train)), trainer.mesh
+    if batch % (jax.device_count() * config.microbatches):
+        raise InputError(
+            f"{batch} training examples are fewer than --batch and not a multiple of devices x --microbatches"
         )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=total, loss=float("nan"), rate=0.0)
-            yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
-        return
-    last = [time.monotonic()]
+    if isinstance(data.train, np.ndarray) and data.train.nbytes <= DEVICE_BYTES:
+        images = place(data.train, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+        return lambda state, steps: trainer.run(state, images, steps=steps, batch_size=batch)
+    share = jax.process_index(), jax.process_count()
+    stream = import_module("experiments.stream").batches(data, config.seed, step, STEPS_PER_CALL, batch, *share)
 
-    def line(step: int, loss: float, rate: float) -> None:
-        if step == total or time.monotonic() - last[0] > LINE_SECONDS:
-            last[0] = time.monotonic()
-            left = (total - step) / max(rate, 1e-9)
-            console.print(
-                f"step {step}/{total}  loss {loss:.4f}  {rate:.0f} steps/s  {left:.0f} s left", highlight=False
-            )
+    def advance(state: State, steps: int) -> Any:
+        stacked = jax.tree.map(lambda a: a[:steps], next(stream))
+        if mesh is not None:
+            cut = batch_sharding(mesh, stacked=True)
+            stacked = jax.tree.map(lambda a: jax.make_array_from_process_local_data(cut, a), stacked)
+        return trainer.run_batches(state, stacked)
 
-    yield line
+    return advance
 
 
 def fit(config: Config, data: Data, model: Model, state: State, console: Console) -> tuple[State, dict[str, Any]]:
     """Train from ``state`` to ``config.steps``; the state is donated.
 
+    Calls are dispatched before the metrics of the call before are read, so the devices never wait for the host.
+
     Returns:
         the final state and {steps, seconds, steps_per_second, final_loss, parameters} of this process.
 
     Raises:
-        InputError: the loss is not finite.
+        InputError: ``config.skip_limit`` steps in a row were not finite, or a device has not enough memory.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    total, batch = int(config.steps or 0), int(config.batch or 0)
-    path = config.folder / "checkpoint"
+    total, path = int(config.steps or 0), config.folder / "checkpoint"
+    metadata = {"config": config.training(), "data": data.record(), "model": model.record, "versions": versions()}
     first = step = int(state.step)
     if first:
         console.print(f"continuing from step {first} of {total}", highlight=False)
-    log, images = Log(config.folder / "metrics.jsonl", step), jnp.asarray(data.train)
-
-    def save() -> None:
-        checkpoint.save(path, state, {"config": config.training()})
-
-    entry: dict[str, Any] = {}
+    log = Log(config.folder / "metrics.jsonl", step)
+    trainer = dataclasses.replace(model.trainer, mesh=training_mesh(config))
     started = saved = time.monotonic()
-    with _stop_requested() as stopping, _progress(console, total) as show:
+
+    def record(at: int, metrics: Any) -> None:
+        entry = log.add(at, metrics)
+        row = int(np.max(np.asarray(metrics["skipped"])))
+        if row >= config.skip_limit:
+            raise InputError(
+                f"{row} steps in a row were skipped, the first: {state.skipped.report(state.params)}; "
+                f"lower --learning-rate, or look at the data; the last checkpoint in {path} is kept"
+            )
+        loss = float("nan") if entry["loss"] is None else entry["loss"]
+        show(at, loss, (at - first) / (time.monotonic() - started))
+
+    with (
+        memory_errors(),
+        checkpoint.Writer(path, keep=config.keep) as writer,
+        _stop_requested() as stopping,
+        progress(console, total) as show,
+    ):
+        advance = _advance(config, data, trainer, step)
+        unread = None
         while step < total:
             steps = min(STEPS_PER_CALL, total - step)
-            state, metrics = model.trainer.run(state, images, steps=steps, batch_size=min(batch, len(images)))
-            step += steps
-            entry = log.add(step, metrics)
-            if not np.isfinite(entry["loss"]):
-                raise InputError(
-                    f"the loss is {entry['loss']} at step {step}: lower --learning-rate; "
-                    f"the last checkpoint in {path} is kept"
-                )
-            show(step, entry["loss"], (step - first) / (time.monotonic() - started))
-            if step == total or stopping() or time.monotonic() - saved > config.save_seconds:
-                save()
+            state, metrics = advance(state, steps)
+            if unread:
+                record(*unread)
+            step, unread = step + steps, (step + steps, metrics)
+            stop = in_any_process(stopping())
+            if step == total or stop or in_any_process(time.monotonic() - saved > config.save_seconds):
+                record(*unread)
+                unread = None
+                writer.save(state, metadata)
                 saved = time.monotonic()
-            if stopping() and step < total:
+            if stop and step < total:
                 raise Interrupted(f"stopped at step {step} of {total}; the same command continues from there")
     seconds = time.monotonic() - started
-    lines = (config.folder / "metrics.jsonl").read_text().splitlines()
+    lines = (config.folder / "metrics.jsonl").read_text().splitlines() if main_process() else []
     return state, {
         "steps": total,
         "seconds": round(seconds, 2),

@@ -8,7 +8,6 @@ report.md and figures/. The same command continues an interrupted run and ends w
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import io
 import json
 import os
@@ -26,13 +25,13 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-import scoresde as ss
 from experiments import evaluate, report
 from experiments.data import Data, InputError, load
-from experiments.fit import Interrupted, check_folder, fail, fit, start, write_atomically
+from experiments.fit import Interrupted, check_folder, fail, fit, start
+from experiments.logs import write_atomically
+from experiments.processes import main_process, prepare, versions
 from experiments.setup import Config, Model, build
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "numpy")
+from scoresde.leaves import to_numpy
 
 
 def environment(config: Config) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def environment(config: Config) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
         "seed": config.seed,
-        "versions": {"scoresde": ss.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
@@ -80,6 +79,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Do the whole job; returns the report."""
     started = time.monotonic()
     config.check()
+    prepare(config)
+    console.quiet = not main_process()
     data = load(config.data, data_dir=config.data_dir)
     config = config.resolve(data)
     if not config.dry_run:
@@ -91,11 +92,15 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         return {}
     state = start(config, model)
     folder, manifest = config.folder, environment(config)
-    _json(folder / "config.json", dataclasses.asdict(config))
-    _json(folder / "environment.json", manifest)
+    if main_process():
+        _json(folder / "config.json", dataclasses.asdict(config))
+        _json(folder / "environment.json", manifest)
 
     state, training = fit(config, data, model, state, console)
-    score = model.score(state.ema)
+    params = to_numpy(state.ema)
+    if not main_process():
+        return {}
+    score = model.score(params)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     console.print("sampling", highlight=False)
     arrays, samples, real = evaluate.sample_all(keys[0], config, data, model, score)

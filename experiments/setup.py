@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 from jax.tree_util import Partial
@@ -51,6 +53,8 @@ PRESETS = {
     "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5),  # points and tables
     "images": Preset("unet", 10000, 64, 5e-4, 0.01, 32, 2, 0.1, 0.999, 0.99, -1.0, 1.6),
 }
+
+DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 
 # The network also sees its input through waves of these lengths, in levels, so that it can resolve the bins of levels.
 WAVE_LENGTHS = (32, 16, 8, 4, 2, 1)
@@ -101,6 +105,28 @@ class Config:
     """Folder of the run; by default runs/DATA-SDE."""
     save_seconds: float = 10.0
     """Seconds of training between checkpoints; 0 saves after every compiled call."""
+    keep: int = 2
+    """Checkpoints kept; where the newest is damaged the one before serves."""
+    skip_limit: int = 10
+    """Steps in a row without a finite gradient, each of which is skipped, that stop the training."""
+    microbatches: int = 1
+    """Parts of a batch worked on one after another, to save memory: the gradient is accumulated."""
+    dtype: Annotated[str, tyro.conf.arg(metavar="{f32,bf16}")] = "f32"
+    """What the network computes in; parameters, averages, optimiser, time and loss are float32 anyway."""
+    remat: bool = False
+    """Compute the network's blocks again in the backward pass instead of remembering them, to save memory."""
+    fsdp: int = 1
+    """Devices over which parameters, optimiser and averages are cut; a divisor of the number of devices."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes train together; with --processes and --process-id."""
+    processes: int | None = None
+    """Number of processes."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    distributed: Annotated[str, tyro.conf.arg(metavar="{none,auto}")] = "none"
+    """auto: the environment of a pod or cluster says what the three flags above would."""
+    compile_cache: bool = True
+    """Keep compiled programs in the user's cache folder; SCORESDE_COMPILE_CACHE=off turns it off too."""
     resume: bool = True
     """Continue from the checkpoint in the folder; with --no-resume a folder that has one is refused."""
     dry_run: bool = False
@@ -116,12 +142,14 @@ class Config:
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
-        for flag, value, choices in (("sde", self.sde, SDES), ("network", self.network, NETWORKS)):
+        words = (("sde", self.sde, SDES), ("network", self.network, NETWORKS), ("dtype", self.dtype, DTYPES))
+        for flag, value, choices in (*words, ("distributed", self.distributed, ("none", "auto"))):
             if value is not None and value not in choices:
                 close = difflib.get_close_matches(value, choices, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise InputError(f"--{flag} must be one of {', '.join(choices)}, got {value!r}{hint}")
-        at_least = {"steps": 1, "batch": 1, "width": 1, "depth": 1, "samples": 2, "likelihood_probes": 1}
+        engine = {"keep": 1, "skip_limit": 1, "microbatches": 1, "fsdp": 1, "processes": 1, "process_id": 0}
+        at_least = engine | {"steps": 1, "batch": 1, "width": 1, "depth": 1, "samples": 2, "likelihood_probes": 1}
         for field, low in (
             at_least | {"likelihood_repeats": 1, "seed": 0, "weight_decay": 0, "save_seconds": 0}
         ).items():
@@ -144,6 +172,8 @@ class Config:
         """The part that a checkpoint depends on, as JSON."""
         skip = {"workdir", "resume", "dry_run", "save_seconds", "data_dir"}
         skip |= {"samples", "likelihood_probes", "likelihood_repeats"}
+        skip |= {"keep", "skip_limit", "microbatches", "remat", "fsdp", "compile_cache"}
+        skip |= {"coordinator", "processes", "process_id", "distributed"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
 
@@ -160,6 +190,7 @@ def _mlp(config: Any, data: Data, key: jax.Array) -> Any:
         width=config.width,
         depth=config.depth,
         dropout=config.dropout,
+        remat=config.remat,
         key=key,
         **_waves(data),
     )
@@ -167,7 +198,13 @@ def _mlp(config: Any, data: Data, key: jax.Array) -> Any:
 
 def _unet(config: Any, data: Data, key: jax.Array) -> Any:
     return ss.nn.UNet(
-        data.event_shape, channels=config.width, blocks=config.depth, dropout=config.dropout, key=key, **_waves(data)
+        data.event_shape,
+        channels=config.width,
+        blocks=config.depth,
+        dropout=config.dropout,
+        remat=config.remat,
+        key=key,
+        **_waves(data),
     )
 
 
@@ -184,6 +221,8 @@ class Model:
     trainer: ss.Trainer
     init: Callable[[], ss.State]
     parameters: int
+    record: dict[str, Any]
+    """What the parameters' user must know, as JSON: the SDE, the preconditioning, the network's arguments."""
 
     def score(self, params: Any) -> Any:
         """The score of the network with these parameters, without dropout."""
@@ -194,7 +233,8 @@ def build(config: Config, data: Data) -> Model:
     """The model of a resolved configuration."""
     sde = SDES[config.sde]()
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
-    apply, params = ss.nn.functional(NETWORKS[str(config.network)](config, data, key_init))
+    network = NETWORKS[str(config.network)](config, data, key_init)
+    apply, params = ss.nn.functional(network, dtype=DTYPES[config.dtype])
     precond = ss.Preconditioner(sde, data.sigma_data)
 
     def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
@@ -210,6 +250,15 @@ def build(config: Config, data: Data) -> Model:
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
-    trainer = ss.Trainer(loss, optimizer, ema_decay=config.ema_decay or 0.0)
+    trainer = ss.Trainer(
+        loss, optimizer, averages=(ss.warmed(config.ema_decay or 0.0),), microbatches=config.microbatches
+    )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters)
+    record = {
+        "sde": {"name": type(sde).__name__} | dataclasses.asdict(sde),
+        "preconditioner": {"sigma_data": precond.sigma_data, "prediction": precond.prediction.__name__},
+        "network": {"name": config.network, "event_shape": data.event_shape, "width": config.width}
+        | {"depth": config.depth}
+        | {k: np.asarray(v).tolist() for k, v in _waves(data).items()},
+    }
+    return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters, record)

@@ -4,6 +4,7 @@ from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.average import warmed as warmed
 from scoresde.bound import Bound as Bound
 from scoresde.bound import discrete_bound as discrete_bound
 from scoresde.bound import likelihood_bound as likelihood_bound
@@ -58,6 +59,9 @@ from scoresde.sde import VP as VP
 from scoresde.sde import Cosine as Cosine
 from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
+from scoresde.sharding import batch_sharding as batch_sharding
+from scoresde.sharding import device_mesh as device_mesh
+from scoresde.sharding import state_sharding as state_sharding
 from scoresde.solvers import NonFinite as NonFinite
 from scoresde.solvers import Table as Table
 from scoresde.solvers import adams as adams
@@ -89,6 +93,7 @@ from scoresde.solvers import with_denoising as with_denoising
 from scoresde.stochastic import reverse_sde as reverse_sde
 from scoresde.table_likelihood import TableLikelihood as TableLikelihood
 from scoresde.table_likelihood import table_log_likelihood as table_log_likelihood
+from scoresde.train import Skipped as Skipped
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
 from scoresde.typicality import Typicality as Typicality

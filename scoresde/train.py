@@ -1,11 +1,11 @@
-"""Training as pure functions of one state: gradient, clipping, optimiser, moving average; k steps in one compiled call.
+"""Training as pure functions of one state: gradient, clipping, optimiser, moving averages; k steps a compiled call.
 
-The exponential moving average of the parameters warms up,
+Every random number is a function of the state's key and the step, and the order of the data of the key and the epoch:
+a restored state continues exactly as if never stopped, and nothing depends on the number of devices or of microbatches
+beyond rounding.
 
-    ema <- d ema + (1 - d) params,      d = min(decay, (1 + n)/(10 + n)) at step n,
-
-so that early averages are not noise. Every random number is a function of the state's key and the step, and the order
-of the data of the key and the epoch: a restored state continues exactly as if never stopped.
+A step whose loss or gradient is not finite is skipped: parameters, optimiser, averages and carry stay, only the step
+moves on, and ``Skipped`` counts it.
 """
 
 import dataclasses
@@ -17,9 +17,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-Loss = Callable[[Any, jax.Array, Any], jax.Array]
-"""(params, key, batch) -> losses of the examples (B,) or a scalar."""
+from scoresde.average import Profile, warmed
+from scoresde.sharding import batch_sharding, state_sharding
+
+Loss = Callable[..., Any]
+"""(params, key, batch) -> losses of the examples (B,) or a scalar; with a carry (params, key, batch, carry) -> (losses,
+carry)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """The steps that were not taken, and what the first step of the last row of them looked like."""
+
+    total: jax.Array
+    in_a_row: jax.Array
+    step: jax.Array
+    loss: jax.Array
+    level: jax.Array
+    """Noise level of the first example without a finite loss; NaN where it is not known."""
+    leaves: jax.Array
+    """(L,) whether the gradient of each leaf of the parameters was other than finite."""
+
+    def report(self, params: Any) -> str:
+        """One line about the last row of skipped steps; ``params`` give the leaves' names."""
+        names = [jax.tree_util.keystr(path) or "(the parameters)" for path, _ in jax.tree.leaves_with_path(params)]
+        bad = [name for name, marked in zip(names, jax.device_get(self.leaves), strict=True) if marked]
+        where = (
+            f"gradient not finite in {len(bad)} of {len(names)} leaves, first {bad[0]}" if bad else "finite gradient"
+        )
+        level = "" if math.isnan(float(self.level)) else f" at noise level {float(self.level):.4g}"
+        return f"step {int(self.step)}: loss {float(self.loss):.4g}{level}, {where}"
 
 
 @jax.tree_util.register_dataclass
@@ -29,9 +59,16 @@ class State:
 
     step: jax.Array
     params: Any
-    ema: Any
+    averages: tuple[Any, ...]
     opt_state: Any
     key: jax.Array
+    carry: Any
+    skipped: Skipped
+
+    @property
+    def ema(self) -> Any:
+        """The first moving average of the parameters."""
+        return self.averages[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,40 +78,108 @@ class Trainer:
     Args:
         loss: (params, key, batch) -> losses; ``key`` is fresh at every step.
         optimizer: any optax transformation; its schedules see the step number.
-        ema_decay: decay of the moving average, in [0, 1).
+        averages: the profiles of the moving averages, at least one.
         clip: largest global norm of the gradient, positive; ``inf`` for none.
+        microbatches: equal parts of the batch whose gradients are accumulated one after another.
+        carry: where the loss keeps a state of its own, that state's initial value, a pytree of arrays; the loss is then
+            called with the carry as a fourth argument and returns (losses, carry).
+        draw: (key, batch) or (key, batch, carry) -> a pytree of leading axis B with all that is random in the loss,
+            drawn for the whole batch at once; the loss then gets it as its batch, or a part of it, and None as its key.
+            Without it each microbatch has a key of its own, and the numbers drawn depend on how many there are.
+        level: (the loss's batch) -> noise levels (B,), for the report of a skipped step.
+        mesh: the devices, from ``device_mesh``; None for one device. States and data must lie on it.
 
     Raises:
-        ValueError: ema_decay or clip out of range.
+        ValueError: no averages; clip or microbatches out of range; at the step, a batch that cannot be cut.
     """
 
     loss: Loss
     optimizer: optax.GradientTransformation
-    ema_decay: float = 0.999
+    averages: tuple[Profile, ...] = (warmed(0.999),)
     clip: float = 1.0
+    microbatches: int = 1
+    carry: Any = dataclasses.field(default=None, compare=False)
+    draw: Callable[..., Any] | None = None
+    level: Callable[[Any], jax.Array] | None = None
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}")
+        if not (isinstance(self.averages, tuple) and self.averages and all(map(callable, self.averages))):
+            raise ValueError(f"averages must be a tuple of profiles such as (warmed(0.999),), got {self.averages!r}")
         if not self.clip > 0:
             raise ValueError(f"clip must be positive, got {self.clip!r}")
+        if self.microbatches < 1:
+            raise ValueError(f"microbatches must be at least 1, got {self.microbatches!r}")
 
     def init(self, key: jax.Array, params: Any) -> State:
-        """The state before the first step; parameters and key are copied."""
-        state = State(jnp.array(0, jnp.int32), params, params, self.optimizer.init(params), key)
+        """The state before the first step; parameters, carry and key are copied."""
+        zero, nan, leaves = jnp.array(0, jnp.int32), jnp.array(jnp.nan, jnp.float32), len(jax.tree.leaves(params))
+        skipped = Skipped(zero, zero, zero, nan, nan, jnp.zeros(leaves, bool))
+        averages = (params,) * len(self.averages)
+        state = State(zero, params, averages, self.optimizer.init(params), key, self.carry, skipped)
         return jax.tree.map(jnp.copy, state)  # ``run`` donates it: no buffer may be the caller's, or occur twice
 
     def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-        """One step on one batch: the next state and {loss, grad_norm} (the norm before clipping)."""
+        """One step on one batch.
+
+        Returns:
+            the next state and {loss, grad_norm (before clipping), skipped (the steps in a row up to this one)}.
+        """
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
-        loss, grads = jax.value_and_grad(lambda params: jnp.mean(self.loss(params, key, batch)))(state.params)
-        norm = optax.tree.norm(grads)
+        if self.mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, batch_sharding(self.mesh))
+        losses, levels, carry, grads = self._gradient(state, key, batch)
+        loss, norm = jnp.mean(losses), optax.tree.norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+        skipped = _counted(state, good, losses, levels, grads)
         grads = jax.tree.map(lambda g: g * jnp.minimum(1, self.clip / jnp.maximum(norm, 1e-30)), grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(self.ema_decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda average, p: average + (1 - decay) * (p - average), state.ema, params)
-        return State(state.step + 1, params, ema, opt_state, state.key), {"loss": loss, "grad_norm": norm}
+        averages = tuple(map(partial(_average, state.step, params), self.averages, state.averages))
+        new, old = (params, averages, opt_state, carry), (state.params, state.averages, state.opt_state, state.carry)
+        params, averages, opt_state, carry = jax.tree.map(partial(jnp.where, good), new, old)
+        state = State(state.step + 1, params, averages, opt_state, state.key, carry, skipped)
+        result = state, {"loss": loss, "grad_norm": norm, "skipped": skipped.in_a_row}
+        if self.mesh is None:
+            return result
+        return jax.lax.with_sharding_constraint(result, state_sharding(self.mesh, result))
+
+    def _gradient(self, state: State, key: jax.Array | None, batch: Any) -> tuple[jax.Array, jax.Array, Any, Any]:
+        """Losses of the batch, their noise levels, the next carry and the gradient of the mean loss."""
+
+        def evaluate(params: Any, key: jax.Array | None, batch: Any, carry: Any) -> tuple[jax.Array, Any]:
+            arguments = (params, key, batch, carry)
+            losses, carry = (self.loss(*arguments[:3]), None) if state.carry is None else self.loss(*arguments)
+            return jnp.mean(losses), (losses, carry)
+
+        gradient, parts = jax.value_and_grad(evaluate, has_aux=True), self.microbatches
+        if self.draw is not None:
+            batch, key = self.draw(key, batch, *([] if state.carry is None else [state.carry])), None
+        levels = jnp.array([jnp.nan]) if self.level is None else self.level(batch)
+        if parts == 1:
+            (_, (losses, carry)), grads = gradient(state.params, key, batch, state.carry)
+            return losses, levels, carry, grads
+
+        def body(moving: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[tuple[Any, Any], jax.Array]:
+            total, carry = moving
+            (_, (losses, carry)), grads = gradient(state.params, *part, carry)
+            return (jax.tree.map(jnp.add, total, grads), carry), losses
+
+        keys = None if key is None else jax.random.split(key, parts)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (total, carry), losses = jax.lax.scan(body, (zeros, state.carry), (keys, self._cut(batch)))
+        return losses.T.ravel(), levels, carry, jax.tree.map(lambda g: g / parts, total)
+
+    def _cut(self, batch: Any) -> Any:
+        """(B, ...) as (microbatches, B / microbatches, ...): part m has the examples m, m + M, ..., so that each
+        device holds the same share of every part."""
+        size, parts = jax.tree.leaves(batch)[0].shape[0], self.microbatches
+        if size % parts:
+            raise ValueError(f"microbatches must divide the batch of {size}, got {parts}")
+        cut = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(size // parts, parts, *a.shape[1:]), 1, 0), batch)
+        return (
+            cut if self.mesh is None else jax.lax.with_sharding_constraint(cut, batch_sharding(self.mesh, stacked=True))
+        )
 
     @partial(jax.jit, static_argnames=("self", "steps", "batch_size"), donate_argnames="state")
     def run(self, state: State, data: Any, *, steps: int, batch_size: int) -> tuple[State, dict[str, jax.Array]]:
@@ -105,3 +210,30 @@ class Trainer:
             return self.step(state, jax.tree.map(lambda a: a[index], data))
 
         return jax.lax.scan(body, state, length=steps)
+
+    @partial(jax.jit, static_argnames="self", donate_argnames="state")
+    def run_batches(self, state: State, batches: Any) -> tuple[State, dict[str, jax.Array]]:
+        """As ``run``, on batches made by the host: a pytree of arrays (k, B, ...) for k steps."""
+        return jax.lax.scan(self.step, state, batches)
+
+
+def _average(n: jax.Array, params: Any, profile: Profile, ema: Any) -> Any:
+    d = profile(n)
+    return jax.tree.map(lambda average, p: average + (1 - d) * (p - average), ema, params)
+
+
+def _counted(state: State, good: jax.Array, losses: jax.Array, levels: jax.Array, grads: Any) -> Skipped:
+    """The count after a step, ``good`` or skipped."""
+    old, finite = state.skipped, jnp.isfinite(losses).ravel()
+    known = levels.shape == losses.shape
+    level = jnp.where(jnp.all(finite), jnp.nan, levels[jnp.argmin(finite)]) if known else jnp.nan
+    leaves = jnp.array([~jnp.isfinite(jnp.sum(g * g)) for g in jax.tree.leaves(grads)])
+    first = partial(jnp.where, ~good & (old.in_a_row == 0))
+    return Skipped(
+        total=old.total + ~good,
+        in_a_row=jnp.where(good, 0, old.in_a_row + 1),
+        step=first(state.step, old.step),
+        loss=first(jnp.mean(losses), old.loss),
+        level=first(level, old.level),
+        leaves=first(leaves, old.leaves),
+    )

@@ -392,7 +392,7 @@ def test_formats_of_the_future_are_refused(tmp_path):
 
     outer["sha256"] = hashlib.sha256(json.dumps(outer["content"]).encode()).hexdigest()
     manifest.write_text(json.dumps(outer))
-    with pytest.raises(ValueError, match="has format 99, this version reads 1: use the scoresde that wrote it"):
+    with pytest.raises(ValueError, match="has format 99, this version reads 2: use the scoresde that wrote it"):
         restore(tmp_path / "c", state())
 
 

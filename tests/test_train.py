@@ -1,13 +1,14 @@
 """Training: one step by hand, schedules as used, scanned against single steps bit for bit, epochs, buffers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from scoresde import VP, Preconditioner, Trainer, denoising_score_matching
-from scoresde.train import State
+from scoresde import VP, Preconditioner, Trainer, denoising_score_matching, warmed
 
 KEY = jax.random.key(19)
 
@@ -36,7 +37,7 @@ def equal(a, b):
 @pytest.mark.parametrize("clip", [0.7, 1e6, float("inf")])
 def test_a_step_is_the_hand_written_one(clip):
     """Gradient, clipping by global norm, Adam and the average with its warm-up, in NumPy and optax, for three steps."""
-    trainer = Trainer(loss, optax.adam(0.05), ema_decay=0.2, clip=clip)
+    trainer = Trainer(loss, optax.adam(0.05), averages=(warmed(0.2),), clip=clip)
     state, chain = trainer.init(KEY, params()), optax.adam(0.05)
     p, opt = params(), chain.init(params())
     average = jax.tree.map(np.asarray, p)
@@ -61,9 +62,9 @@ def test_a_step_is_the_hand_written_one(clip):
 
 def test_the_average_warms_up_then_keeps_its_decay():
     """With parameters that jump to a constant, the average's distance is the product of the decays."""
-    trainer = Trainer(lambda p, key, batch: 0 * p["a"], optax.sgd(0.0), ema_decay=0.9)
+    trainer = Trainer(lambda p, key, batch: 0 * p["a"], optax.sgd(0.0), averages=(warmed(0.9),))
     state = trainer.init(KEY, {"a": jnp.array(1.0)})
-    state = State(state.step, {"a": jnp.array(0.0)}, state.ema, state.opt_state, state.key)
+    state = dataclasses.replace(state, params={"a": jnp.array(0.0)})
     state, _ = trainer.run(state, jnp.zeros(3), steps=120, batch_size=1)
     expected = np.prod([min(0.9, (1 + n) / (10 + n)) for n in range(120)])
     np.testing.assert_allclose(state.ema["a"], expected, rtol=1e-4)
@@ -91,7 +92,7 @@ def test_the_configured_learning_rate_is_the_one_used():
     np.testing.assert_allclose(moves, warmup + cosine + [0.02, 0.02], atol=1e-6)
 
 
-TRAINER = Trainer(loss, optax.adam(0.03), ema_decay=0.9)
+TRAINER = Trainer(loss, optax.adam(0.03), averages=(warmed(0.9),))
 
 
 def run_in(pieces, trainer=TRAINER, batch_size=5, n=12):
@@ -114,12 +115,12 @@ def test_k_scanned_steps_are_k_single_steps_bit_for_bit():
 
 def test_a_state_saved_and_restored_continues_bit_for_bit():
     state, _ = TRAINER.run(TRAINER.init(KEY, params()), data(), steps=5, batch_size=5)
-    saved = jax.tree.map(lambda a: np.asarray(a), (state.step, state.params, state.ema, state.opt_state))
     key = np.asarray(jax.random.key_data(state.key))
+    saved = jax.tree.map(np.array, dataclasses.replace(state, key=key))
     onward, _ = TRAINER.run(state, data(), steps=6, batch_size=5)
-    step, p, ema, opt = jax.tree.map(jnp.asarray, saved)
-    other = Trainer(loss, optax.adam(0.03), ema_decay=0.9)  # another process makes its own trainer
-    restored, _ = other.run(State(step, p, ema, opt, jax.random.wrap_key_data(key)), data(), steps=6, batch_size=5)
+    restored = jax.tree.map(jnp.asarray, dataclasses.replace(saved, key=jax.random.wrap_key_data(key)))
+    other = Trainer(loss, optax.adam(0.03), averages=(warmed(0.9),))  # another process makes its own trainer
+    restored, _ = other.run(restored, data(), steps=6, batch_size=5)
     equal(restored, onward)
     equal(restored, run_in([11])[0])
 
@@ -128,7 +129,7 @@ def order_of(key, steps, batch_size, n, start=0):
     """The indices that training visits, read from a loss that only records them."""
     trainer = Trainer(lambda p, key, batch: p * 0 + batch, optax.sgd(0.0))
     state = trainer.init(key, jnp.array(0.0))
-    state = State(jnp.array(start, jnp.int32), state.params, state.ema, state.opt_state, state.key)
+    state = dataclasses.replace(state, step=jnp.array(start, jnp.int32))
     seen = []
     for _ in range(steps):
         state, metrics = trainer.run(state, jnp.arange(n, dtype=jnp.float32), steps=1, batch_size=batch_size)
@@ -153,7 +154,7 @@ def test_the_order_stays_exact_after_very_many_examples():
     n, batch, start = 7, 4096, 2**20
     trainer = Trainer(lambda p, key, batch: p * 0 + batch, optax.sgd(0.0))
     state = trainer.init(KEY, jnp.array(0.0))
-    state = State(jnp.array(start, jnp.int32), state.params, state.ema, state.opt_state, state.key)
+    state = dataclasses.replace(state, step=jnp.array(start, jnp.int32))
     _, metrics = trainer.run(state, jnp.arange(n, dtype=jnp.float32), steps=3, batch_size=batch)
     position = start * batch
     epochs = {e: np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.fold_in(KEY, 1), e), n))
@@ -221,7 +222,7 @@ def test_the_loss_falls_and_the_average_learns_the_score():
         return denoising_score_matching(key, sde, pre.score(jax.tree_util.Partial(network, p)), batch)
 
     start = {"w": jnp.array(1.5), "b": jnp.array(-0.5), "o": jnp.array(0.7)}
-    trainer = Trainer(objective, optax.adam(0.05), ema_decay=0.95)
+    trainer = Trainer(objective, optax.adam(0.05), averages=(warmed(0.95),))
     state, metrics = trainer.run(trainer.init(KEY, start), x, steps=300, batch_size=128)
     assert np.mean(metrics["loss"][-50:]) < 0.5 * np.mean(metrics["loss"][:10])
     # With sigma_data right the velocity of a centred Gaussian is zero: E[v | u] = 0.
@@ -229,11 +230,106 @@ def test_the_loss_falls_and_the_average_learns_the_score():
         assert abs(float(value)) < 0.08
 
 
+def drawn(key, batch):
+    """All random numbers of ``loss`` for the whole batch at once."""
+    return {"x": batch["x"], "noise": jax.random.normal(key, batch["x"].shape)}
+
+
+def loss_of_drawn(params, key, batch):
+    assert key is None
+    return jnp.sum((batch["x"] @ params["w"] + params["deep"]["b"][None] - batch["noise"]) ** 2, axis=1)
+
+
+def test_microbatches_give_the_result_of_the_whole_batch():
+    """Same numbers for every example, whatever the number of parts. (Without ``draw`` each part draws anew.)"""
+    whole, _ = run_in([6], TRAINER, batch_size=8)
+    for parts in (1, 2, 8):
+        trainer = dataclasses.replace(TRAINER, loss=loss_of_drawn, draw=drawn, microbatches=parts)
+        state, _ = run_in([6], trainer, batch_size=8)
+        for a, b in zip(
+            jax.tree.leaves((state.params, state.ema)), jax.tree.leaves((whole.params, whole.ema)), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=2e-5)
+    alone = dataclasses.replace(TRAINER, microbatches=4)
+    assert not np.allclose(run_in([6], alone, batch_size=8)[0].params["w"], whole.params["w"], rtol=1e-3)
+    with pytest.raises(ValueError, match="microbatches must divide the batch of 6, got 4"):
+        run_in([1], alone, batch_size=6)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_carry_is_handed_from_part_to_part_and_lives_in_the_state(parts):
+    """A loss that adds up what it saw: after the steps the carry is the sum of all batches, by a loop in NumPy."""
+
+    def summing(params, key, batch, carry):
+        return params * 0 + batch, {"sum": carry["sum"] + jnp.sum(batch), "calls": carry["calls"] + 1}
+
+    carry = {"sum": jnp.array(0.0), "calls": jnp.array(0)}
+    trainer = Trainer(summing, optax.sgd(0.0), carry=carry, microbatches=parts)
+    state, metrics = trainer.run(trainer.init(KEY, jnp.array(0.0)), jnp.arange(12.0), steps=3, batch_size=4)
+    assert state.carry == {"sum": 66.0, "calls": 3 * parts}
+    np.testing.assert_allclose(np.sum(metrics["loss"]) * 4, 66, rtol=1e-6)
+
+
+def test_every_average_is_a_naive_loop_with_its_own_profile():
+    def constant(n):
+        return 0.5 + 0 * n
+
+    def mean(n):
+        return n / (n + 1)
+
+    trainer = dataclasses.replace(TRAINER, averages=(mean, constant, warmed(0.2)))
+    state = trainer.init(KEY, params())
+    expected = [np.asarray(params()["w"], np.float64)] * 3
+    history = []
+    for n in range(5):
+        state, _ = trainer.run(state, data(), steps=1, batch_size=4)
+        history.append(np.asarray(state.params["w"], np.float64))
+        for i, d in enumerate((n / (n + 1), 0.5, min(0.2, (1 + n) / (10 + n)))):
+            expected[i] = d * expected[i] + (1 - d) * history[-1]
+    for average, value in zip(state.averages, expected, strict=True):
+        np.testing.assert_allclose(average["w"], value, rtol=1e-5)
+    np.testing.assert_allclose(state.ema["w"], np.mean(history, axis=0), rtol=1e-5)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_reported():
+    """Adam on batches of which three are poisoned: the state is that of the good ones alone, the counts are exact."""
+
+    def plain(params, key, batch):
+        return params["a"] ** 2 * batch + 0 * params["b"] / batch
+
+    trainer = Trainer(plain, optax.adam(0.1), averages=(lambda n: 0.5 + 0 * n,), level=lambda batch: jnp.arange(4.0))
+    start = {"a": jnp.array(1.0), "b": jnp.array(2.0)}
+    good, bad = np.full((3, 4), 0.5, np.float32), np.array([[1, 1, np.inf, 1]], np.float32)
+    batches = np.concatenate([good[:1], bad, bad, good[1:], bad])
+    state, metrics = trainer.run_batches(trainer.init(KEY, start), jnp.asarray(batches))
+    clean, _ = trainer.run_batches(trainer.init(KEY, start), jnp.asarray(good))
+    equal((state.params, state.averages, state.opt_state), (clean.params, clean.averages, clean.opt_state))
+    assert metrics["skipped"].tolist() == [0, 1, 2, 0, 0, 1]
+    assert (state.step, state.skipped.total, state.skipped.in_a_row) == (6, 3, 1)
+    report = "step 5: loss inf at noise level 2, no finite gradient in 1 of 2 leaves, first ['a']"
+    assert state.skipped.report(start) == report
+    onward, _ = trainer.run_batches(state, jnp.asarray(good))
+    assert (onward.skipped.total, onward.skipped.in_a_row, onward.skipped.step) == (3, 0, 5)
+
+
+def test_batches_from_the_host_are_the_steps_one_by_one_bit_for_bit():
+    """And the order of the device: epochs are permutations by fold_in(fold_in(key, 1), epoch)."""
+    orders = [jax.random.permutation(jax.random.fold_in(jax.random.fold_in(KEY, 1), e), 12) for e in range(3)]
+    index = np.concatenate(orders)[:30].reshape(6, 5)
+    batches = {"x": data()["x"][index]}
+    state, metrics = TRAINER.run_batches(TRAINER.init(KEY, params()), jax.tree.map(lambda a: a[:4], batches))
+    state, more = TRAINER.run_batches(state, jax.tree.map(lambda a: a[4:], batches))
+    whole, all_metrics = run_in([6])
+    equal(state, whole)
+    np.testing.assert_array_equal(np.concatenate([metrics["loss"], more["loss"]]), all_metrics["loss"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1\.0"),
-        ({"ema_decay": -0.1}, r"ema_decay must be in \[0, 1\), got -0\.1"),
+        ({"averages": ()}, r"averages must be a tuple of profiles such as \(warmed\(0\.999\),\), got \(\)"),
+        ({"averages": warmed(0.9)}, r"averages must be a tuple of profiles"),
+        ({"microbatches": 0}, r"microbatches must be at least 1, got 0"),
         ({"clip": 0.0}, r"clip must be positive, got 0\.0"),
         ({"clip": float("nan")}, r"clip must be positive, got nan"),
     ],

@@ -3,6 +3,8 @@
 A network is a module whose call is ``net(x, c, *, key=None)``: x (B, *event) of unit variance, c (B,) the noise
 coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic). It returns an array
 like x, zero until the network is trained. It holds parameters and plain numbers only: no random state, no statistics.
+Where the parameters are bfloat16 it computes in bfloat16, but for its input's waves, the embedding of c, norms and
+attention; the result has x's dtype.
 Constructors draw the parameters on the host, so they run outside ``jit``.
 
 ``functional`` is the one place where a module is split into parameters and program and merged again.
@@ -10,13 +12,14 @@ Constructors draw the parameters on the host, so they run outside ``jit``.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 Params = dict[str, Any]
 """A nested plain dict of arrays with string keys."""
@@ -28,8 +31,11 @@ class Apply(Protocol):
     def __call__(self, params: Params, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array: ...
 
 
-def functional(net: nnx.Module) -> tuple[Apply, Params]:
+def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Apply, Params]:
     """Split a module into ``apply(params, x, c, *, key=None)`` and ``params``.
+
+    With ``dtype`` bfloat16, ``apply`` casts the parameters and computes in it; the parameters themselves, their
+    gradients and the result stay as they are.
 
     The parameters are a nested plain dict with string keys (a list's places become "0", "1", ...), so that optimisers,
     checkpoints and JAX see an ordinary pytree. ``apply`` gives what ``net`` itself would with these parameters.
@@ -45,7 +51,7 @@ def functional(net: nnx.Module) -> tuple[Apply, Params]:
             raise ValueError(f"a network may hold nnx.Param only, got {type(variable).__name__} at {name}")
 
     def apply(params: Params, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        variables = [(path, nnx.Param(_get(params, path))) for path in paths]
+        variables = [(path, nnx.Param(narrow(_get(params, path), dtype))) for path in paths]
         return nnx.merge(graph, nnx.from_flat_state(variables))(x, c, key=key)
 
     params: Params = {}
@@ -104,20 +110,43 @@ def check_input(owner: object, event_shape: tuple[int, ...], x: jax.Array, c: ja
         raise ValueError(f"{type(owner).__name__}: c must have shape (B,) = {x.shape[:1]}, got {c.shape}")
 
 
+def narrow(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """x in ``dtype`` if that is narrower than float32, else x as it is."""
+    return x.astype(dtype) if jnp.dtype(dtype).itemsize < 4 else x
+
+
+def run(
+    block: Callable[..., jax.Array], h: jax.Array, e: jax.Array, key: jax.Array | None, *, remat: bool
+) -> jax.Array:
+    """block(h, e, key=key), with ``remat`` computed again in the backward pass instead of remembered."""
+
+    def call(h: jax.Array, e: jax.Array, key: jax.Array | None) -> jax.Array:
+        return block(h, e, key=key)
+
+    return (jax.checkpoint(call) if remat else call)(h, e, key)
+
+
 def split(key: jax.Array | None, n: int) -> Sequence[jax.Array | None]:
-    """n keys, or n times None."""
-    return [None] * n if key is None else list(jax.random.split(key, n))
+    """n keys, or n times None; of (B,) keys, one for each example, n times (B,)."""
+    if key is None:
+        return [None] * n
+    return list(
+        jax.random.split(key, n) if key.ndim == 0 else jax.vmap(lambda k: jax.random.split(k, n), out_axes=1)(key)
+    )
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Set entries to zero with probability ``rate`` and scale the others to keep the mean; identity without a key.
 
     The rate is rounded to a multiple of 1/65536, to which the scale corresponds exactly: 16 random bits an entry.
+    ``key`` is one key, or (B,) keys, one for each example.
     """
     threshold = min(round(65536 * rate), 65535)
     if key is None or threshold == 0:
         return x
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
+    draw = partial(jax.random.bits, dtype=jnp.uint16)
+    bits = draw(key, x.shape) if key.ndim == 0 else jax.vmap(partial(draw, shape=x.shape[1:]))(key)
+    keep = bits >= threshold
     return jnp.where(keep, x * (65536 / (65536 - threshold)), 0)
 
 
@@ -178,7 +207,8 @@ class Embedding(nnx.Module):
         self.linear = linear(features, width, rngs=rngs)
 
     def __call__(self, c: jax.Array) -> jax.Array:
-        return jax.nn.silu(self.linear(self.function(c, self.features)))
+        features = self.function(c, self.features)
+        return jax.nn.silu(self.linear(narrow(features, self.linear.kernel[...].dtype)))
 
 
 def size(shape: Sequence[int]) -> int:

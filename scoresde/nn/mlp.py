@@ -29,7 +29,9 @@ from scoresde.nn.layers import (
     fraction,
     linear,
     modulate,
+    narrow,
     positive,
+    run,
     size,
     split,
     whole,
@@ -43,7 +45,8 @@ class ResidualMLP(nnx.Module):
         event_shape: shape of one example, any rank.
         width: width of the hidden layers.
         depth: number of residual blocks.
-        dropout: rate inside the blocks, in [0, 1), active where the call is given a key.
+        dropout: rate inside the blocks, in [0, 1), active where the call is given a key (or (B,), one an example).
+        remat: compute the blocks again in the backward pass instead of remembering their insides.
         input_frequencies: frequencies of ``input_waves`` by which the network also sees its input; none by default.
         input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
@@ -61,6 +64,7 @@ class ResidualMLP(nnx.Module):
         width: int = 512,
         depth: int = 3,
         dropout: float = 0.0,
+        remat: bool = False,
         input_frequencies: Sequence[float] = (),
         input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
@@ -75,7 +79,7 @@ class ResidualMLP(nnx.Module):
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         self.input = linear(dim * (1 + 2 * len(self.input_frequencies)), width, rngs=rngs)
-        rate = fraction(self, "dropout", dropout)
+        rate, self.remat = fraction(self, "dropout", dropout), remat
         self.blocks = nnx.List([_Block(width, 2 * features, rate, rngs=rngs) for _ in range(depth)])
         self.modulation = linear(2 * features, 2 * width, gain=0.3, rngs=rngs)
         self.output = linear(width, dim, gain=0, rngs=rngs)
@@ -85,11 +89,12 @@ class ResidualMLP(nnx.Module):
         e = self.embedding(c)
         flat = x.reshape(x.shape[0], size(self.event_shape))
         waves = input_waves(flat, c, self.input_frequencies, np.array(self.input_offset))
-        h = self.input(waves.reshape(x.shape[0], size(waves.shape[1:])))
+        h = self.input(narrow(waves.reshape(x.shape[0], size(waves.shape[1:])), self.input.kernel[...].dtype))
         for block, block_key in zip(self.blocks, split(key, len(self.blocks)), strict=True):
-            h = block(h, e, key=block_key)
+            h = run(block, h, e, block_key, remat=self.remat)
         scale, shift = jnp.split(self.modulation(e), 2, axis=-1)
-        return self.output(jax.nn.silu(modulate(layer_norm(h), scale, shift))).reshape(x.shape)
+        h = self.output(jax.nn.silu(modulate(layer_norm(h), scale, shift)))
+        return h.reshape(x.shape).astype(jnp.promote_types(h.dtype, x.dtype))
 
 
 class _Block(nnx.Module):
@@ -106,6 +111,7 @@ class _Block(nnx.Module):
 
 
 def layer_norm(h: jax.Array) -> jax.Array:
-    """h (..., C) with mean 0 and variance 1 over C; two passes, no parameters."""
-    h = h - jnp.mean(h, axis=-1, keepdims=True)
-    return h * jax.lax.rsqrt(jnp.mean(h**2, axis=-1, keepdims=True) + 1e-5)
+    """h (..., C) with mean 0 and variance 1 over C; two passes in float32 at least, no parameters."""
+    wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-5)).astype(h.dtype)

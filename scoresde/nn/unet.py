@@ -32,7 +32,9 @@ from scoresde.nn.layers import (
     group_norm,
     linear,
     modulate,
+    narrow,
     positive,
+    run,
     split,
     whole,
 )
@@ -48,7 +50,8 @@ class UNet(nnx.Module):
         blocks: residual blocks of each level, each way.
         attention_levels: the levels with attention, 0 being full resolution.
         heads: attention heads; must divide the channels of those levels.
-        dropout: rate inside the residual blocks, in [0, 1), active where the call is given a key.
+        dropout: rate inside the residual blocks, in [0, 1), active where the call is given a key (or (B,) keys).
+        remat: compute the blocks again in the backward pass instead of remembering their insides.
         input_frequencies: frequencies of ``input_waves`` by which the network also sees its input; none by default.
         input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
@@ -69,6 +72,7 @@ class UNet(nnx.Module):
         attention_levels: Sequence[int] = (),
         heads: int = 1,
         dropout: float = 0.0,
+        remat: bool = False,
         input_frequencies: Sequence[float] = (),
         input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
@@ -79,7 +83,7 @@ class UNet(nnx.Module):
         dims = self._check(multipliers, attention_levels)
         channels, blocks = whole(self, "channels", channels, 1), whole(self, "blocks", blocks, 1)
         widths = [channels * whole(self, "multipliers", m, 1) for m in multipliers]
-        heads, rate = whole(self, "heads", heads, 1), fraction(self, "dropout", dropout)
+        heads, rate, self.remat = whole(self, "heads", heads, 1), fraction(self, "dropout", dropout), remat
         for level in attention_levels:
             if widths[level] % heads:
                 raise ValueError(f"UNet: heads = {heads} must divide the {widths[level]} channels of level {level}")
@@ -126,21 +130,23 @@ class UNet(nnx.Module):
         count = sum(len(level) for level in (*self.down, *self.up)) + len(self.middle)
         keys = iter(split(key, count))
         waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
-        e, h, skips = self.embedding(c), self.input(waves.reshape(*x.shape[:-1], -1)), []
+        waves = narrow(waves.reshape(*x.shape[:-1], -1), self.input.kernel[...].dtype)
+        e, h, skips = self.embedding(c), self.input(waves), []
         for i, level in enumerate(self.down):
             for block in level:
-                h = block(h, e, key=next(keys))
+                h = run(block, h, e, next(keys), remat=self.remat)
                 skips.append(h)
             if i < len(self.halve):
                 h = self.halve[i](h)
         for block in self.middle:
-            h = block(h, e, key=next(keys))
+            h = run(block, h, e, next(keys), remat=self.remat)
         for i in reversed(range(len(self.up))):
             if i < len(self.double):
                 h = self.double[i](enlarge(h, skips[-1].shape[1:-1]))
             for block in self.up[i]:
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), e, key=next(keys))
-        return self.output(jax.nn.silu(self.norm(h)))
+                h = run(block, jnp.concatenate([h, skips.pop()], axis=-1), e, next(keys), remat=self.remat)
+        h = self.output(jax.nn.silu(self.norm(h)))
+        return h.astype(jnp.promote_types(h.dtype, x.dtype))
 
 
 class _Block(nnx.Module):

@@ -1,0 +1,76 @@
+"""What training leaves to read: ``metrics.jsonl``, and a progress bar or line."""
+
+import json
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.processes import main_process
+
+LINE_SECONDS = 10.0
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class Log:
+    """``metrics.jsonl``: one line a compiled call, cut back to the restored step so that it never repeats itself."""
+
+    def __init__(self, path: Path, step: int):
+        self.file = None
+        if main_process():
+            lines = path.read_text().splitlines(keepends=True) if path.exists() and step else []
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_atomically(path, "".join(kept))
+            self.file = path.open("a")
+
+    def add(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The means over the steps that were not skipped, None where all were, and how many were."""
+        taken = np.asarray(metrics["skipped"]) == 0
+        entry: dict[str, Any] = {"step": step}
+        for name, values in metrics.items():
+            good = np.asarray(values, np.float64)[taken]
+            entry[name] = float(np.mean(good)) if len(good) else None
+        entry["skipped"] = int(np.sum(~taken))
+        if self.file is not None:
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
+        return entry
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Any:
+    """A function (step, loss, steps a second) that shows them: a bar on a terminal, else a line now and then."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("training"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("", total=total, loss=float("nan"), rate=0.0)
+            yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
+        return
+    last = [time.monotonic()]
+
+    def line(step: int, loss: float, rate: float) -> None:
+        if step == total or time.monotonic() - last[0] > LINE_SECONDS:
+            last[0] = time.monotonic()
+            left = (total - step) / max(rate, 1e-9)
+            console.print(
+                f"step {step}/{total}  loss {loss:.4f}  {rate:.0f} steps/s  {left:.0f} s left", highlight=False
+            )
+
+    yield line

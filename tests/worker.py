@@ -1,0 +1,40 @@
+"""A small training run as a process of its own: ``python tests/worker.py '{"steps": 60, ...}'`` (flags of Config)."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments import fit, setup
+from experiments.data import load
+from experiments.processes import main_process, prepare
+from scoresde.leaves import to_host
+
+SMALL = {"data": "moons", "width": 32, "depth": 2, "batch": 64, "dropout": 0.2, "compile_cache": False}
+
+
+def main() -> None:
+    flags = SMALL | json.loads(sys.argv[1])
+    config = setup.Config(**flags | {"workdir": Path(flags["workdir"])})
+    prepare(config)
+    data = load(config.data)
+    config = config.resolve(data)
+    fit.STEPS_PER_CALL = 3
+    fit.check_folder(config)
+    model = setup.build(config, data)
+    state = fit.start(config, model)
+    started = int(state.step)
+    state, _ = fit.fit(config, data, model, state, Console(quiet=True))
+    arrays = [to_host("", leaf)[1] for leaf in jax.tree.leaves(state)]
+    if main_process():
+        np.savez(config.folder / "final.npz", *arrays)
+        digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
+        print(json.dumps({"started": started, "devices": jax.device_count(), "digest": digest}))
+
+
+if __name__ == "__main__":
+    main()
