@@ -4,6 +4,10 @@ from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.average import power as power
+from scoresde.average import reconstruct as reconstruct
+from scoresde.average import reconstruction_weights as reconstruction_weights
+from scoresde.average import warmed as warmed
 from scoresde.bound import Bound as Bound
 from scoresde.bound import discrete_bound as discrete_bound
 from scoresde.bound import likelihood_bound as likelihood_bound

@@ -15,6 +15,7 @@ FLOORS = {
     "metrics": 0,
     "checkpoint": 0,
     "divergence": 0,
+    "average": 0,
     "gaussian": 1,
     "precond": 1,
     "grids": 1,
