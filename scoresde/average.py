@@ -9,8 +9,8 @@ n being the number of steps made before, 0 at the first. With the power profile 
     w_k = (k^(gamma + 1) - (k - 1)^(gamma + 1)) / t^(gamma + 1)  = int_{k-1}^k p(s; t) ds,
     p(s; t) = (gamma + 1) s^gamma / t^(gamma + 1)   on [0, t],
 
-in the average after t steps: the average is as long as a fixed share of the training, it forgets the initial values, and
-the continuous profile p is exact. Its standard deviation over its length,
+in the average after t steps: it is as long as a fixed share of the training, forgets the initial values, and has the
+continuous profile p exactly. Its standard deviation over its length,
 
     sigma_rel = sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)),
 
@@ -45,7 +45,7 @@ Profile = Callable[[jax.Array], jax.Array]
 """Steps made before this one, an integer -> decay d in [0, 1] of the average at this one. Hashable."""
 
 Snapshot = tuple[int, float, Any]
-"""Steps made, sigma_rel of a power profile, and its average after them: a tree of arrays, or a function that reads it."""
+"""Steps made, sigma_rel of a power profile, its average after them: a tree of arrays, or a function that reads it."""
 
 WIDEST = 12**-0.5  # sigma_rel at gamma = 0, the mean of all parameters
 
@@ -88,7 +88,7 @@ def warmed(decay: float) -> Profile:
 def power(sigma_rel: float) -> Profile:
     """An average whose length is a share of the training so far, by the power function of ``sigma_rel``.
 
-    Karras et al. (2024), equations 1 and 3. Averages of this kind can be combined to others by ``reconstruct``; 0.05
+    Karras et al. (2024), section 3.1. Averages of this kind can be combined to others by ``reconstruct``; 0.05
     and 0.10 are the usual two.
 
     Args:
@@ -104,7 +104,7 @@ def power(sigma_rel: float) -> Profile:
 def power_exponent(sigma_rel: float) -> float:
     """gamma of the profile of relative standard deviation ``sigma_rel``: the largest root of
 
-    (gamma + 2)^2 (gamma + 3) = (gamma + 1)/sigma_rel^2      (Karras et al. 2024, equation 126 ff.).
+    (gamma + 2)^2 (gamma + 3) = (gamma + 1)/sigma_rel^2      (Karras et al. 2024, section 3.1).
 
     >>> round(power_exponent(0.05), 2), round(power_exponent(0.1), 2)
     (16.97, 6.94)
