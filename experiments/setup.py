@@ -210,6 +210,6 @@ def build(config: Config, data: Data) -> Model:
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
-    trainer = ss.Trainer(loss, optimizer, ema_decay=config.ema_decay or 0.0)
+    trainer = ss.Trainer(loss, optimizer, averages=(ss.warmed(config.ema_decay or 0.0),))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters)

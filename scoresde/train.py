@@ -1,11 +1,9 @@
 """Training as pure functions of one state: gradient, clipping, optimiser, moving average; k steps in one compiled call.
 
-The exponential moving average of the parameters warms up,
-
-    ema <- d ema + (1 - d) params,      d = min(decay, (1 + n)/(10 + n)) at step n,
-
-so that early averages are not noise. Every random number is a function of the state's key and the step, and the order
-of the data of the key and the epoch: a restored state continues exactly as if never stopped.
+Every average of the parameters moves as ema <- d ema + (1 - d) params, d being its profile at step n (see ``average``).
+A loss may carry a state of its own, such as ``Levels``, from step to step. Every random number is a function of the
+state's key and the step, and the order of the data of the key and the epoch: a restored state continues exactly as if
+never stopped.
 """
 
 import dataclasses
@@ -18,8 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Loss = Callable[[Any, jax.Array, Any], jax.Array]
-"""(params, key, batch) -> losses of the examples (B,) or a scalar."""
+from scoresde.average import Profile, warmed
+
+Loss = Callable[..., Any]
+"""(params, key, batch) -> losses of the examples (B,) or a scalar; with a carry
+(params, key, batch, carry) -> (losses, carry)."""
 
 
 @jax.tree_util.register_dataclass
@@ -29,9 +30,15 @@ class State:
 
     step: jax.Array
     params: Any
-    ema: Any
+    averages: tuple[Any, ...]
     opt_state: Any
     key: jax.Array
+    carry: Any = None
+
+    @property
+    def ema(self) -> Any:
+        """The first average."""
+        return self.averages[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,40 +48,50 @@ class Trainer:
     Args:
         loss: (params, key, batch) -> losses; ``key`` is fresh at every step.
         optimizer: any optax transformation; its schedules see the step number.
-        ema_decay: decay of the moving average, in [0, 1).
+        averages: profiles of the moving averages, at least one; the first is ``state.ema``.
         clip: largest global norm of the gradient, positive; ``inf`` for none.
+        carry: the first carry, a pytree of arrays, where the loss has one.
 
     Raises:
-        ValueError: ema_decay or clip out of range.
+        ValueError: no averages, or clip out of range.
     """
 
     loss: Loss
     optimizer: optax.GradientTransformation
-    ema_decay: float = 0.999
+    averages: tuple[Profile, ...] = (warmed(0.999),)
     clip: float = 1.0
+    carry: Any = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}")
+        if not self.averages:
+            raise ValueError("averages must hold at least one profile, got none")
         if not self.clip > 0:
             raise ValueError(f"clip must be positive, got {self.clip!r}")
 
     def init(self, key: jax.Array, params: Any) -> State:
         """The state before the first step; parameters and key are copied."""
-        state = State(jnp.array(0, jnp.int32), params, params, self.optimizer.init(params), key)
+        averages, opt_state = (params,) * len(self.averages), self.optimizer.init(params)
+        state = State(jnp.array(0, jnp.int32), params, averages, opt_state, key, self.carry)
         return jax.tree.map(jnp.copy, state)  # ``run`` donates it: no buffer may be the caller's, or occur twice
 
     def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
         """One step on one batch: the next state and {loss, grad_norm} (the norm before clipping)."""
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
-        loss, grads = jax.value_and_grad(lambda params: jnp.mean(self.loss(params, key, batch)))(state.params)
+
+        def mean(params: Any) -> tuple[jax.Array, Any]:
+            if state.carry is None:
+                return jnp.mean(self.loss(params, key, batch)), None
+            losses, carry = self.loss(params, key, batch, state.carry)
+            return jnp.mean(losses), carry
+
+        (loss, carry), grads = jax.value_and_grad(mean, has_aux=True)(state.params)
         norm = optax.tree.norm(grads)
         grads = jax.tree.map(lambda g: g * jnp.minimum(1, self.clip / jnp.maximum(norm, 1e-30)), grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(self.ema_decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda average, p: average + (1 - decay) * (p - average), state.ema, params)
-        return State(state.step + 1, params, ema, opt_state, state.key), {"loss": loss, "grad_norm": norm}
+        averages = tuple(map(partial(_average, state.step, params), self.averages, state.averages))
+        state = State(state.step + 1, params, averages, opt_state, state.key, carry)
+        return state, {"loss": loss, "grad_norm": norm}
 
     @partial(jax.jit, static_argnames=("self", "steps", "batch_size"), donate_argnames="state")
     def run(self, state: State, data: Any, *, steps: int, batch_size: int) -> tuple[State, dict[str, jax.Array]]:
@@ -105,3 +122,8 @@ class Trainer:
             return self.step(state, jax.tree.map(lambda a: a[index], data))
 
         return jax.lax.scan(body, state, length=steps)
+
+
+def _average(step: jax.Array, params: Any, profile: Profile, average: Any) -> Any:
+    decay = profile(step)
+    return jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), average, params)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from scoresde import VP, Preconditioner, Trainer, denoising_score_matching
+from scoresde import VP, Preconditioner, Trainer, denoising_score_matching, warmed
 from scoresde.train import State
 
 KEY = jax.random.key(19)
@@ -36,7 +36,7 @@ def equal(a, b):
 @pytest.mark.parametrize("clip", [0.7, 1e6, float("inf")])
 def test_a_step_is_the_hand_written_one(clip):
     """Gradient, clipping by global norm, Adam and the average with its warm-up, in NumPy and optax, for three steps."""
-    trainer = Trainer(loss, optax.adam(0.05), ema_decay=0.2, clip=clip)
+    trainer = Trainer(loss, optax.adam(0.05), averages=(warmed(0.2),), clip=clip)
     state, chain = trainer.init(KEY, params()), optax.adam(0.05)
     p, opt = params(), chain.init(params())
     average = jax.tree.map(np.asarray, p)
@@ -61,9 +61,9 @@ def test_a_step_is_the_hand_written_one(clip):
 
 def test_the_average_warms_up_then_keeps_its_decay():
     """With parameters that jump to a constant, the average's distance is the product of the decays."""
-    trainer = Trainer(lambda p, key, batch: 0 * p["a"], optax.sgd(0.0), ema_decay=0.9)
+    trainer = Trainer(lambda p, key, batch: 0 * p["a"], optax.sgd(0.0), averages=(warmed(0.9),))
     state = trainer.init(KEY, {"a": jnp.array(1.0)})
-    state = State(state.step, {"a": jnp.array(0.0)}, state.ema, state.opt_state, state.key)
+    state = State(state.step, {"a": jnp.array(0.0)}, state.averages, state.opt_state, state.key)
     state, _ = trainer.run(state, jnp.zeros(3), steps=120, batch_size=1)
     expected = np.prod([min(0.9, (1 + n) / (10 + n)) for n in range(120)])
     np.testing.assert_allclose(state.ema["a"], expected, rtol=1e-4)
@@ -91,7 +91,7 @@ def test_the_configured_learning_rate_is_the_one_used():
     np.testing.assert_allclose(moves, warmup + cosine + [0.02, 0.02], atol=1e-6)
 
 
-TRAINER = Trainer(loss, optax.adam(0.03), ema_decay=0.9)
+TRAINER = Trainer(loss, optax.adam(0.03), averages=(warmed(0.9),))
 
 
 def run_in(pieces, trainer=TRAINER, batch_size=5, n=12):
@@ -114,11 +114,11 @@ def test_k_scanned_steps_are_k_single_steps_bit_for_bit():
 
 def test_a_state_saved_and_restored_continues_bit_for_bit():
     state, _ = TRAINER.run(TRAINER.init(KEY, params()), data(), steps=5, batch_size=5)
-    saved = jax.tree.map(lambda a: np.asarray(a), (state.step, state.params, state.ema, state.opt_state))
+    saved = jax.tree.map(lambda a: np.asarray(a), (state.step, state.params, state.averages, state.opt_state))
     key = np.asarray(jax.random.key_data(state.key))
     onward, _ = TRAINER.run(state, data(), steps=6, batch_size=5)
     step, p, ema, opt = jax.tree.map(jnp.asarray, saved)
-    other = Trainer(loss, optax.adam(0.03), ema_decay=0.9)  # another process makes its own trainer
+    other = Trainer(loss, optax.adam(0.03), averages=(warmed(0.9),))  # another process makes its own trainer
     restored, _ = other.run(State(step, p, ema, opt, jax.random.wrap_key_data(key)), data(), steps=6, batch_size=5)
     equal(restored, onward)
     equal(restored, run_in([11])[0])
@@ -128,7 +128,7 @@ def order_of(key, steps, batch_size, n, start=0):
     """The indices that training visits, read from a loss that only records them."""
     trainer = Trainer(lambda p, key, batch: p * 0 + batch, optax.sgd(0.0))
     state = trainer.init(key, jnp.array(0.0))
-    state = State(jnp.array(start, jnp.int32), state.params, state.ema, state.opt_state, state.key)
+    state = State(jnp.array(start, jnp.int32), state.params, state.averages, state.opt_state, state.key)
     seen = []
     for _ in range(steps):
         state, metrics = trainer.run(state, jnp.arange(n, dtype=jnp.float32), steps=1, batch_size=batch_size)
@@ -153,7 +153,7 @@ def test_the_order_stays_exact_after_very_many_examples():
     n, batch, start = 7, 4096, 2**20
     trainer = Trainer(lambda p, key, batch: p * 0 + batch, optax.sgd(0.0))
     state = trainer.init(KEY, jnp.array(0.0))
-    state = State(jnp.array(start, jnp.int32), state.params, state.ema, state.opt_state, state.key)
+    state = State(jnp.array(start, jnp.int32), state.params, state.averages, state.opt_state, state.key)
     _, metrics = trainer.run(state, jnp.arange(n, dtype=jnp.float32), steps=3, batch_size=batch)
     position = start * batch
     epochs = {e: np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.fold_in(KEY, 1), e), n))
@@ -221,7 +221,7 @@ def test_the_loss_falls_and_the_average_learns_the_score():
         return denoising_score_matching(key, sde, pre.score(jax.tree_util.Partial(network, p)), batch)
 
     start = {"w": jnp.array(1.5), "b": jnp.array(-0.5), "o": jnp.array(0.7)}
-    trainer = Trainer(objective, optax.adam(0.05), ema_decay=0.95)
+    trainer = Trainer(objective, optax.adam(0.05), averages=(warmed(0.95),))
     state, metrics = trainer.run(trainer.init(KEY, start), x, steps=300, batch_size=128)
     assert np.mean(metrics["loss"][-50:]) < 0.5 * np.mean(metrics["loss"][:10])
     # With sigma_data right the velocity of a centred Gaussian is zero: E[v | u] = 0.
@@ -232,8 +232,7 @@ def test_the_loss_falls_and_the_average_learns_the_score():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1\.0"),
-        ({"ema_decay": -0.1}, r"ema_decay must be in \[0, 1\), got -0\.1"),
+        ({"averages": ()}, r"averages must hold at least one profile, got none"),
         ({"clip": 0.0}, r"clip must be positive, got 0\.0"),
         ({"clip": float("nan")}, r"clip must be positive, got nan"),
     ],
