@@ -1,5 +1,6 @@
 """Continuous-time score-based generative modelling in JAX."""
 
+from scoresde import augment as augment
 from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn

@@ -16,6 +16,7 @@ FLOORS = {
     "checkpoint": 0,
     "divergence": 0,
     "average": 0,
+    "augment": 0,
     "gaussian": 1,
     "precond": 1,
     "weights": 1,
