@@ -1,9 +1,13 @@
 """Continuous-time score-based generative modelling in JAX."""
 
+from scoresde import augment as augment
 from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.average import power as power
+from scoresde.average import reconstruct as reconstruct
+from scoresde.average import reconstruction_weights as reconstruction_weights
 from scoresde.average import warmed as warmed
 from scoresde.bound import Bound as Bound
 from scoresde.bound import discrete_bound as discrete_bound
@@ -35,14 +39,15 @@ from scoresde.grids import uniform_grid as uniform_grid
 from scoresde.latents import decode as decode
 from scoresde.latents import encode as encode
 from scoresde.latents import slerp as slerp
+from scoresde.levels import Levels as Levels
+from scoresde.levels import adaptive as adaptive
 from scoresde.likelihood import Likelihood as Likelihood
 from scoresde.likelihood import bits_per_dim as bits_per_dim
 from scoresde.likelihood import log_likelihood as log_likelihood
 from scoresde.likelihood import mean_with_error as mean_with_error
+from scoresde.loss import denoising_errors as denoising_errors
 from scoresde.loss import denoising_score_matching as denoising_score_matching
-from scoresde.loss import likelihood_weight as likelihood_weight
 from scoresde.loss import log_normal as log_normal
-from scoresde.loss import noise_weight as noise_weight
 from scoresde.loss import stratified as stratified
 from scoresde.loss import uniform as uniform
 from scoresde.loss import uniform_log_snr as uniform_log_snr
@@ -101,5 +106,13 @@ from scoresde.typicality import class_log_posterior as class_log_posterior
 from scoresde.typicality import mahalanobis as mahalanobis
 from scoresde.typicality import score_norms as score_norms
 from scoresde.typicality import typicality_test as typicality_test
+from scoresde.uncertainty import init_uncertainty as init_uncertainty
+from scoresde.uncertainty import uncertainty as uncertainty
+from scoresde.uncertainty import with_uncertainty as with_uncertainty
+from scoresde.weights import likelihood_weight as likelihood_weight
+from scoresde.weights import min_snr_weight as min_snr_weight
+from scoresde.weights import noise_weight as noise_weight
+from scoresde.weights import p2_weight as p2_weight
+from scoresde.weights import sigmoid_weight as sigmoid_weight
 
 __version__ = "0.1.0"

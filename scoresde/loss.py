@@ -13,6 +13,7 @@ drawing times uniformly in the log-SNR is the exact importance sampling of the l
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,25 +22,13 @@ from jax.typing import ArrayLike
 
 from scoresde.score import Score, check_score, flatten
 from scoresde.sde import SDE
-
-Weight = Callable[[SDE, jax.Array], jax.Array]
-"""(sde, t) -> weight on ||eps_hat - eps||^2 under uniform time."""
+from scoresde.weights import Weight, likelihood_weight, noise_weight
 
 TimeDraw = Callable[[jax.Array, SDE, int], tuple[jax.Array, jax.Array]]
 """(key, sde, n) -> times (n,) and their importance 1/q (n,)."""
 
 
-def noise_weight(sde: SDE, t: jax.Array) -> jax.Array:
-    """w = 1: noise prediction (Ho et al. 2020, "simple" loss)."""
-    return jnp.ones_like(t)
-
-
-def likelihood_weight(sde: SDE, t: jax.Array) -> jax.Array:
-    """w = g^2/sigma^2, g^2 on the score: half the loss bounds -log p (Song et al. 2021, "ScoreFlow", theorem 1)."""
-    return sde.diffusion(t) ** 2 / sde.variance(t)
-
-
-def _stratified_units(key: jax.Array, n: int) -> jax.Array:
+def stratified_units(key: jax.Array, n: int) -> jax.Array:
     """n numbers, each uniform in [0, 1), evenly spaced up to a common random shift (Kingma et al. 2021)."""
     return (jax.random.uniform(key) + jnp.arange(n) / n) % 1.0
 
@@ -55,14 +44,20 @@ def uniform(key: jax.Array, sde: SDE, n: int) -> tuple[jax.Array, jax.Array]:
 
 def stratified(key: jax.Array, sde: SDE, n: int) -> tuple[jax.Array, jax.Array]:
     """Uniform times spread evenly over the batch, for any n: the default."""
-    return _between(sde, _stratified_units(key, n)), jnp.ones(n)
+    return _between(sde, stratified_units(key, n)), jnp.ones(n)
+
+
+def log_snr_importance(sde: SDE, t: jax.Array) -> jax.Array:
+    """1/q of times uniform in the log-SNR."""
+    span = sde.log_snr(sde.t_min) - sde.log_snr(sde.t_max)
+    return span / (likelihood_weight(sde, t) * (sde.t_max - sde.t_min))
 
 
 def uniform_log_snr(key: jax.Array, sde: SDE, n: int) -> tuple[jax.Array, jax.Array]:
     """Stratified times, uniform in the log-SNR: the importance sampling of ``likelihood_weight``."""
     high, low = sde.log_snr(sde.t_min), sde.log_snr(sde.t_max)
-    t = jnp.clip(sde.time(high + (low - high) * _stratified_units(key, n)), sde.t_min, sde.t_max)
-    return t, (high - low) / (likelihood_weight(sde, t) * (sde.t_max - sde.t_min))
+    t = jnp.clip(sde.time(high + (low - high) * stratified_units(key, n)), sde.t_min, sde.t_max)
+    return t, log_snr_importance(sde, t)
 
 
 def log_normal(p_mean: float = -1.2, p_std: float = 1.2) -> TimeDraw:
@@ -72,13 +67,60 @@ def log_normal(p_mean: float = -1.2, p_std: float = 1.2) -> TimeDraw:
 
     def draw(key: jax.Array, sde: SDE, n: int) -> tuple[jax.Array, jax.Array]:
         low, high = (ndtr((-0.5 * sde.log_snr(t) - p_mean) / p_std) for t in (sde.t_min, sde.t_max))
-        log_rho = p_mean + p_std * ndtri(low + (high - low) * _stratified_units(key, n))
+        log_rho = p_mean + p_std * ndtri(low + (high - low) * stratified_units(key, n))
         t = jnp.clip(sde.time(-2 * log_rho), sde.t_min, sde.t_max)
         log_rho = -0.5 * sde.log_snr(t)
         density = jnp.exp(-0.5 * ((log_rho - p_mean) / p_std) ** 2) / (p_std * jnp.sqrt(2 * jnp.pi) * (high - low))
         return t, 1 / (density * 0.5 * likelihood_weight(sde, t) * (sde.t_max - sde.t_min))
 
     return draw
+
+
+class Denoising(NamedTuple):
+    """What a batch says of the score: errors of the noise at random times.
+
+    Attributes:
+        t: (B,) the times.
+        importance: (B,) 1/q, q their density relative to the uniform one.
+        error: (B,) ||eps_hat - eps||^2 / D.
+    """
+
+    t: jax.Array
+    importance: jax.Array
+    error: jax.Array
+
+
+def denoising_errors(
+    key: jax.Array,
+    sde: SDE,
+    score: Score,
+    x: ArrayLike,
+    *,
+    times: TimeDraw = stratified,
+    mask: ArrayLike | None = None,
+) -> Denoising:
+    """Times and unweighted errors of the examples: ``denoising_score_matching`` weighs them, ``Levels`` collects them.
+
+    Takes the arguments of ``denoising_score_matching``.
+    """
+    x = jnp.asarray(x)
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x must be floating point of shape (B, *event), got {x.dtype} {x.shape}")
+    if mask is not None and jnp.shape(mask) != x.shape:
+        raise ValueError(f"mask must have the shape of x, {x.shape}, got {jnp.shape(mask)}")
+    key_times, key_noise = jax.random.split(key)
+    t, importance = times(key_times, sde, x.shape[0])
+    x_0 = flatten(x)
+    noise = jax.random.normal(key_noise, x_0.shape, x.dtype)
+    observed = None if mask is None else flatten(jnp.asarray(mask, bool))
+    x_0 = x_0 if observed is None else jnp.where(observed, x_0, 0)
+    x_t = sde.perturb(x_0, t, noise)
+    x_t = (x_t if observed is None else jnp.where(observed, x_t, 0)).reshape(x.shape)
+    error = (sde.sigma(t)[:, None] * flatten(check_score(score(x_t, t), x_t)) + noise) ** 2
+    if observed is None:
+        return Denoising(t, importance, jnp.mean(error, axis=1))
+    total = jnp.sum(jnp.where(observed, error, 0), axis=1)
+    return Denoising(t, importance, total / jnp.maximum(1, jnp.sum(observed, axis=1)))
 
 
 def denoising_score_matching(
@@ -89,6 +131,7 @@ def denoising_score_matching(
     *,
     weight: Weight = noise_weight,
     times: TimeDraw = stratified,
+    mask: ArrayLike | None = None,
 ) -> jax.Array:
     """The loss of each example, (B,), per dimension; its mean estimates L.
 
@@ -98,15 +141,15 @@ def denoising_score_matching(
         score: ``score(x, t)`` with t of shape (B,); for a network, ``Preconditioner.score(network)``.
         x: (B, *event) data.
         weight: ``noise_weight``, ``likelihood_weight``, ``Preconditioner.karras_weight()`` or a function like them.
-        times: ``stratified``, ``uniform``, ``uniform_log_snr``, ``log_normal(...)`` or a function like them.
+        times: ``stratified``, ``uniform``, ``uniform_log_snr``, ``log_normal(...)``, ``adaptive(levels)`` or a function
+            like them.
+        mask: shaped like x, true where a value was observed. The score then sees 0 in x_t where it was not (and may be
+            given the mask as well, by closing over it), and an example's loss is the mean over its observed entries: 0
+            where there are none. Missing entries of x may be anything, NaN too. With values missing at random the
+            network learns the score of the observed part given which part it is.
+
+    Raises:
+        ValueError: x or mask of another type or shape; a score of another shape than x.
     """
-    x = jnp.asarray(x)
-    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be floating point of shape (B, *event), got {x.dtype} {x.shape}")
-    key_times, key_noise = jax.random.split(key)
-    t, importance = times(key_times, sde, x.shape[0])
-    x_0 = flatten(x)
-    noise = jax.random.normal(key_noise, x_0.shape, x.dtype)
-    x_t = sde.perturb(x_0, t, noise).reshape(x.shape)
-    error = sde.sigma(t)[:, None] * flatten(check_score(score(x_t, t), x_t)) + noise
-    return weight(sde, t) * importance * jnp.mean(error**2, axis=1)
+    t, importance, error = denoising_errors(key, sde, score, x, times=times, mask=mask)
+    return weight(sde, t) * importance * error

@@ -255,9 +255,38 @@ def test_the_likelihood_weighted_loss_bounds_the_likelihood(x64):
     assert abs(mean - closed / (sde.t_max - sde.t_min)) < 5 * error
 
 
+def test_a_mask_averages_over_what_was_observed():
+    """The score sees 0 where nothing was observed, whatever lies there, NaN too; the loss is the mean of the rest."""
+    sde, rng = VP(), np.random.default_rng(0)
+    x = rng.normal(size=(6, 5, 2)).astype("f4")
+    mask = rng.random(x.shape) < 0.6
+    mask[2], mask[3] = True, False
+    seen = []
+
+    def score(x_t, t):
+        seen.append(np.asarray(x_t))
+        return -0.7 * x_t
+
+    whole = denoising_score_matching(KEY, sde, score, x)
+    got = denoising_score_matching(KEY, sde, score, np.where(mask, x, np.nan), mask=mask)
+    np.testing.assert_array_equal(seen[1], np.where(mask, seen[0], 0))
+    key_times, key_noise = jax.random.split(KEY)
+    sigma = np.asarray(sde.sigma(stratified(key_times, sde, 6)[0]))[:, None, None]
+    residual = (-0.7 * sigma * seen[0] + np.asarray(jax.random.normal(key_noise, (6, 10))).reshape(x.shape)) ** 2
+    expected = [residual[i][mask[i]].mean() if mask[i].any() else 0 for i in range(6)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    np.testing.assert_allclose(got[2], whole[2], rtol=1e-6)
+    complete = denoising_score_matching(KEY, sde, score, x, mask=np.ones_like(mask))
+    np.testing.assert_allclose(complete, whole, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: denoising_score_matching(KEY, VP(), lambda x, t: x, np.ones((3, 2), "f4"), mask=np.ones(3)),
+            r"mask must have the shape of x, \(3, 2\), got \(3,\)",
+        ),
         (lambda: log_normal(p_std=0.0), r"p_std must be positive, got 0\.0"),
         (
             lambda: denoising_score_matching(KEY, VP(), lambda x, t: x, np.ones(3, "f4")),
