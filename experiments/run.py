@@ -80,7 +80,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Do the whole job; returns the report."""
     started = time.monotonic()
     config.check()
-    data = load(config.data, data_dir=config.data_dir)
+    data = load(config.data, data_dir=config.data_dir, options=config.options)
     config = config.resolve(data)
     if not config.dry_run:
         check_folder(config)
