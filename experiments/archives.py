@@ -1,4 +1,4 @@
-"""The public image sets: read from a folder, or downloaded once with a checked SHA-256.
+"""The public image sets, read from a folder or downloaded once with a checked SHA-256, and any IDX file.
 
 digits          scikit-learn's 1,797 images of 8x8, 17 grey levels; the first 1,500 of
                 `numpy.random.default_rng(0).permutation(1797)` train, the last 297 are held out
@@ -10,6 +10,7 @@ cifar10         50,000 + 10,000 images of 32x32x3: the authors' binary archive, 
 
 import gzip
 import hashlib
+import math
 import os
 import pickle
 import tarfile
@@ -19,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.files import InputError, Raw, existing, read_images, reading, required
+from experiments.files import InputError, Options, Raw, checked, existing, reading, required
+from experiments.pictures import read_images
 
 IDX_FILES = (
     "train-images-idx3-ubyte.gz",
@@ -27,6 +29,7 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
+IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 CIFAR_BINARY, CIFAR_PYTHON = "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"
 HOSTS = {
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -79,7 +82,7 @@ def mnist(name: str, folder: Path | None) -> Raw:
     arrays = [read_idx(path) for path in _located(name, folder, IDX_FILES)]
     train, train_labels, held_out, held_out_labels = arrays
     for images, labels, part in ((train, train_labels, "train"), (held_out, held_out_labels, "t10k")):
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
+        if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
             raise InputError(
                 f"{name}: the {part} files hold images {images.shape} and labels {labels.shape}; "
                 "fetch the originals again"
@@ -87,17 +90,28 @@ def mnist(name: str, folder: Path | None) -> Raw:
     return Raw(train[..., None], held_out[..., None], 256, train_labels, held_out_labels)
 
 
+def read_idx_pair(name: str, options: Options) -> Raw:
+    """Any IDX file, with the labels beside it where it is called *-images-idx3-ubyte and they *-labels-idx1-ubyte."""
+    del options
+    path = existing(name)
+    values = read_idx(path)
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    labels = read_idx(beside) if beside != path and beside.is_file() else None
+    examples = checked(values[..., None] if values.ndim == 3 else values, str(path))
+    return Raw(examples, levels=256 if values.dtype == np.uint8 else None, train_labels=labels)
+
+
 def read_idx(path: Path) -> np.ndarray:
-    """The unsigned bytes of an IDX file, packed or not: 0 0 8 rank, big-endian sizes, values."""
+    """The values of an IDX file, packed or not: 0 0 type rank, big-endian sizes, big-endian values."""
     with reading(path):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if len(content) < 4 or content[:3] != b"\0\0\x08":
-            raise InputError(f"{path} is no IDX file of bytes; fetch the original again")
+        if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
+            raise InputError(f"{path} is no IDX file of bytes or other numbers; fetch the original again")
         shape = np.frombuffer(content, ">i4", content[3], 4)
-        values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+        values = np.frombuffer(content, IDX_TYPES[content[2]], offset=4 + 4 * content[3])
         if values.size != np.prod(shape, dtype=np.int64):
             raise InputError(f"{path} holds {values.size} values, its header says {shape.tolist()}; fetch it again")
-    return values.reshape(shape)
+    return values.reshape(shape).astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def cifar10(folder: Path | None) -> Raw:
@@ -116,7 +130,9 @@ def cifar10(folder: Path | None) -> Raw:
             f"{base} holds neither {CIFAR_BINARY} nor image zips or folders named *train* and *test*; "
             "put them there, or leave out --data-dir to download"
         )
-    train, held_out = read_images(parts[0]), read_images(parts[1])
+    in_memory = Options(in_memory_gib=math.inf)
+    train, held_out = read_images(parts[0], in_memory), read_images(parts[1], in_memory)
+    assert isinstance(held_out.train, np.ndarray)
     for raw, path in ((train, parts[0]), (held_out, parts[1])):
         if raw.train.shape[1:] != (32, 32, 3):
             raise InputError(f"{path} holds images of shape {raw.train.shape[1:]}; CIFAR-10 is 32x32 RGB")

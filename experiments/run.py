@@ -81,7 +81,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     config.check()
     prepare(config)
     console.quiet = not main_process()
-    data = load(config.data, data_dir=config.data_dir)
+    data = load(config.data, data_dir=config.data_dir, options=config.options)
     config = config.resolve(data)
     if not config.dry_run:
         check_folder(config)

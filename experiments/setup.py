@@ -16,7 +16,7 @@ import tyro
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments.data import Data, InputError
+from experiments.data import Data, InputError, Options, flipped
 
 # Data have unit standard deviation here; with sigma_min = 1e-3 VE resolves them as finely as the others at their t_min.
 SDES: dict[str, Any] = {
@@ -72,9 +72,26 @@ class Config:
     sde: Annotated[str, tyro.conf.arg(metavar="{vp,subvp,ve,cosine,flow}")] = "vp"
     """The forward process."""
     data: str = "digits"
-    """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz: npy: images: csv: PATH."""
+    """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz: npy: images: csv: parquet:
+    idx: audio: PATH, or hf:NAME."""
     data_dir: Path | None = None
     """Where the files of mnist, fashion-mnist and cifar10 are; without it they are downloaded and checked."""
+    window: int = 1024
+    """audio: samples of one example."""
+    columns: str | None = None
+    """Tables: columns to keep, by name or number from 1, with commas between; all keeps those of few values too."""
+    drop_columns: str | None = None
+    """Tables: columns to leave out, as above; few leaves out those whose density is unbounded."""
+    test_mask: str | None = None
+    """Tables: a file of 0 and 1 for each row, where 1 is the test part; by default X.test_mask.csv(.gz) beside X."""
+    split: int = 0
+    """Tables: the column of that file, from 0."""
+    missing: Annotated[str, tyro.conf.arg(metavar="{error,mask}")] = "error"
+    """Tables: refuse empty and NaN cells, or mask them in the loss."""
+    in_memory_gib: float = 2.0
+    """images, npy: a larger training part is streamed from disk."""
+    flip: bool = False
+    """Mirror half of the training images left to right."""
     network: Annotated[str | None, tyro.conf.arg(metavar="{mlp,unet}")] = None
     """The network; by default the preset of the data."""
     steps: int | None = None
@@ -137,6 +154,11 @@ class Config:
         return f"{self.data.partition(':')[0]}-{self.sde}"
 
     @property
+    def options(self) -> Options:
+        """How the source is read."""
+        return Options(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Options)})
+
+    @property
     def folder(self) -> Path:
         return self.workdir or Path("runs") / self.name
 
@@ -164,13 +186,15 @@ class Config:
                 raise InputError(f"--{field.replace('_', '-')} must be in [0, 1), got {value}")
 
     def resolve(self, data: Data) -> "Config":
-        """Fill the unset flags from the preset of the data."""
+        """Fill the unset flags from the preset of the data; InputError for a flag that this data cannot have."""
+        if self.flip and len(data.event_shape) != 3:
+            raise InputError(f"--flip is for images; the examples of {data.name} have shape {data.event_shape}")
         values = dataclasses.asdict(preset(data)).items()
         return dataclasses.replace(self, **{k: v for k, v in values if getattr(self, k, k) is None})
 
     def training(self) -> dict[str, Any]:
         """The part that a checkpoint depends on, as JSON."""
-        skip = {"workdir", "resume", "dry_run", "save_seconds", "data_dir"}
+        skip = {"workdir", "resume", "dry_run", "save_seconds", "data_dir", "in_memory_gib"}
         skip |= {"samples", "likelihood_probes", "likelihood_repeats"}
         skip |= {"keep", "skip_limit", "microbatches", "remat", "fsdp", "compile_cache"}
         skip |= {"coordinator", "processes", "process_id", "distributed"}
@@ -238,7 +262,8 @@ def build(config: Config, data: Data) -> Model:
     precond = ss.Preconditioner(sde, data.sigma_data)
 
     def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
-        key_noise, key_dropout, key_loss = jax.random.split(key, 3)
+        key_noise, key_dropout, key_loss, key_flip = jax.random.split(key, 4)  # the first of n keys do not depend on n
+        batch = flipped(key_flip, batch) if config.flip else batch
         x = data.to_model(batch, jax.random.uniform(key_noise, (len(batch), batch[0].size)).reshape(batch.shape))
         score = precond.score(partial(apply, params, key=key_dropout))
         return ss.denoising_score_matching(key_loss, sde, score, x, weight=weight, times=times)

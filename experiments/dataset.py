@@ -1,0 +1,188 @@
+"""The data object: examples, what was measured of them, and the way to model units and back.
+
+Raw values are integers 0..levels-1 or measurements. The model sees them centred, with unit standard
+deviation:
+
+    integers      y = (level + u - shift) / scale,   u ~ U[0, 1) the dequantisation noise,   bin_width = 1 / scale
+    measurements  y = (x - shift) / scale,           log p(x) = log p(y) + log_det,          log_det = -sum log scale
+
+`shift` is the mean of each element over the training part alone (plus 1/2, the mean of u). `scale` is one
+number, the root of the mean variance over elements (plus 1/12, the variance of u); only examples that are
+vectors of measurements (points, tables) have one per column, since their units may differ.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from experiments.files import Examples, InputError, Rows
+from experiments.measure import Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A training and a held-out part in raw storage, what was measured of them, and the way to model units and back.
+
+    One such object serves loss, preconditioner, likelihood and report; its `record` is stored with a checkpoint.
+    """
+
+    name: str
+    """What was asked for: `digits`, `npz:PATH`, ..."""
+    train: Examples
+    """(n, *event), integers or float32; an array, or Rows on disk."""
+    held_out: np.ndarray
+    """(m, *event), never used to choose or measure anything."""
+    levels: int | None
+    """Number of integer levels; None for measurements."""
+    mean: np.ndarray
+    """Mean of the raw training values, of the event's shape."""
+    std: np.ndarray
+    """Their standard deviation: one number, or one per column of measurements."""
+    range: tuple[float, float]
+    """Smallest and largest raw training value."""
+    counts: tuple[int, int]
+    """Examples of the training and the held-out part when they were measured."""
+    labels: Labels | None = None
+    """What the labels are; None without labels."""
+    train_labels: np.ndarray | None = None
+    """(n,) int32 classes, or (n, ...) float32."""
+    held_out_labels: np.ndarray | None = None
+    train_mask: np.ndarray | None = None
+    """Of the shape of train, True where a value was observed (the others hold the mean); None: all were."""
+    mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    """Means (K, D), standard deviations (K,) and weights (K,) of the law in raw units, where it is a known mixture."""
+    note: str = ""
+    """What the reader decided."""
+    sigma_data: float = 1.0
+    """Standard deviation of the training part in model units."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.train.shape[1:]
+
+    @property
+    def shift(self) -> np.ndarray:
+        """What is subtracted, of the event's shape, in raw units."""
+        return self.mean if self.levels is None else self.mean + 0.5
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What is divided by, in raw units: a scalar, or one per column of measurements."""
+        return self.std if self.levels is None else np.sqrt(self.std**2 + 1 / 12)
+
+    @property
+    def bin_width(self) -> float | None:
+        """Width of one level in model units; None for measurements."""
+        return None if self.levels is None else float(1 / self.scale)
+
+    @property
+    def log_det(self) -> float:
+        """log |dy/dx|: add it to a log-density in model units to have it per raw unit."""
+        return -float(np.sum(np.log(np.broadcast_to(self.scale, self.event_shape))))
+
+    def to_model(self, x: ArrayLike, noise: ArrayLike | None = None) -> jax.Array:
+        """Raw values (n, *event) in model units, traceable.
+
+        `noise` is u in [0, 1), shaped like x; None puts integers in the middle of their bins. Measurements need
+        none and ignore it.
+        """
+        x = jnp.asarray(x, dtype=float)
+        if self.levels is not None:
+            x = x + (0.5 if noise is None else jnp.asarray(noise, x.dtype))
+        return (x - jnp.asarray(self.shift, x.dtype)[None]) / self._scale_of(x)
+
+    def from_model(self, y: ArrayLike, *, round_levels: bool = True) -> np.ndarray:
+        """Raw values of points (n, *event) in model units, on the host.
+
+        Integers are rounded down to their bin and clipped to 0..levels-1; with `round_levels=False` they stay
+        real numbers, where the middle of a bin is its level (for pictures of a path).
+        """
+        y = np.asarray(y, np.float32)
+        x = y * np.asarray(self.scale, np.float32) + self.shift.astype(np.float32)
+        if self.levels is None:
+            return x
+        if not round_levels:
+            return x - np.float32(0.5)
+        return np.clip(np.nan_to_num(np.floor(x)), 0, self.levels - 1).astype(self.train.dtype)
+
+    def batch(self, where: Any) -> Any:
+        """The training examples of an index array or slice as the loss takes them: an array (..., *event), or with
+        missing values {"x": the array, "mask": True where observed}."""
+        x = self.train[where]
+        return x if self.train_mask is None else {"x": x, "mask": self.train_mask[where]}
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the training part stays on disk."""
+        return isinstance(self.train, Rows)
+
+    def describe(self) -> str:
+        """One line for the log."""
+        shape = "x".join(map(str, self.event_shape))
+        kind = "measurements" if self.levels is None else f"{self.levels} levels"
+        std = f"{self.std:.4g}" if self.std.ndim == 0 else f"{self.std.min():.4g}..{self.std.max():.4g}"
+        line = (
+            f"{self.name}: {self.counts[0]} train + {self.counts[1]} held out, {shape}, {kind}, "
+            f"mean {self.mean.mean():.4g}, std {std}, range {self.range[0]:.4g}..{self.range[1]:.4g}"
+        )
+        if self.labels is not None:
+            line += ", real labels" if self.labels.classes is None else f", {self.labels.classes} classes"
+        return line + (", streamed from disk" if self.streamed else "") + (f"; {self.note}" if self.note else "")
+
+    def record(self) -> dict[str, Any]:
+        """All that was measured, as JSON; `from_record` gives the same scaling back, bit for bit."""
+        return {
+            "name": self.name,
+            "event_shape": list(self.event_shape),
+            "dtype": str(self.train.dtype),
+            "range": list(self.range),
+            "levels": self.levels,
+            "bin_width": self.bin_width,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "sigma_data": self.sigma_data,
+            "labels": None if self.labels is None else self.labels._asdict(),
+            "masked": self.train_mask is not None,
+            "counts": list(self.counts),
+            "mixture": None if self.mixture is None else [a.tolist() for a in self.mixture],
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Data":
+        """The object of a record, without examples: their arrays have length 0."""
+        try:
+            none = np.empty((0, *record["event_shape"]), record["dtype"])
+            labels, mixture = record["labels"], record["mixture"]
+            return cls(
+                name=record["name"],
+                train=none,
+                held_out=none,
+                levels=record["levels"],
+                mean=np.asarray(record["mean"], np.float64),
+                std=np.asarray(record["std"], np.float64),
+                range=(record["range"][0], record["range"][1]),
+                counts=(record["counts"][0], record["counts"][1]),
+                labels=labels and Labels(labels["classes"], labels["names"] and tuple(labels["names"])),
+                train_mask=none.astype(bool) if record["masked"] else None,
+                mixture=mixture and (np.asarray(mixture[0]), np.asarray(mixture[1]), np.asarray(mixture[2])),
+                note=record["note"],
+                sigma_data=record["sigma_data"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the data record is incomplete or damaged ({type(error).__name__}: {error})") from None
+
+    def _scale_of(self, x: jax.Array) -> jax.Array:
+        scale = jnp.asarray(self.scale, x.dtype)
+        return scale if scale.ndim == 0 else scale[None]
+
+
+def flipped(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Images (B, height, width, channels), each mirrored left to right with probability 1/2."""
+    mirrored = jax.random.bernoulli(key, 0.5, (len(x), 1, 1, 1))
+    return jnp.where(mirrored, x[:, :, ::-1], x)
