@@ -1,7 +1,6 @@
 """Train a model into a folder: progress, log and checkpoints, resumed exactly where it stopped."""
 
 import json
-import os
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments.data import Data, InputError
 from experiments.setup import Config, Model
+from experiments.writing import write_atomically
 from scoresde import State, checkpoint
 
 STEPS_PER_CALL = 50
@@ -25,13 +25,6 @@ LINE_SECONDS = 10.0
 
 class Interrupted(Exception):
     """Training was asked to stop; the checkpoint is on disk."""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def check_folder(config: Config) -> None:

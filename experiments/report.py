@@ -72,12 +72,6 @@ def write(folder: str | Path) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> Group:
     """The figures of a run for a terminal at least 80 columns wide: likelihood, then a line a sampler."""
     likelihood, real = report["likelihood"], report["real"]
-    exact = "" if likelihood["exact"] is None else f", exact {likelihood['exact']:.4f}"
-    head = Text(
-        f"held-out likelihood {likelihood['mean']:.4f} {likelihood['unit']}, "
-        f"standard error {likelihood['std_error']:.4f}{exact}",
-        style="bold",
-    )
     solvers = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     solvers.add_column("samples", no_wrap=True)
     for name in ("evaluations", "seconds", "SW", "SW / real", "MMD"):
@@ -93,9 +87,16 @@ def table(report: dict[str, Any]) -> Group:
             f"{result['mmd']:.5f}",
         )
     note = "SW: sliced-Wasserstein distance to the held-out data; MMD: squared, unbiased"
-    text = [Text(report["name"], style="bold"), head, _detail(likelihood)]
-    text += [Text(_bound(likelihood) + "\n" if likelihood.get("bound") else "", style="dim")]
-    return Group(*text, solvers, Text(note, style="dim"))
+    return Group(Text(report["name"], style="bold"), lines(likelihood), "", solvers, Text(note, style="dim"))
+
+
+def lines(likelihood: dict[str, Any]) -> Group:
+    """A likelihood for a terminal: its mean and error, how it was measured, and the bound where there is one."""
+    exact = "" if likelihood["exact"] is None else f", exact {likelihood['exact']:.4f}"
+    mean = f"held-out likelihood {likelihood['mean']:.4f} {likelihood['unit']}"
+    head = Text(f"{mean}, standard error {likelihood['std_error']:.4f}{exact}", style="bold")
+    bound = [Text(_bound(likelihood), style="dim")] if likelihood.get("bound") else []
+    return Group(head, _detail(likelihood), *bound)
 
 
 def _detail(likelihood: dict[str, Any]) -> Text:
