@@ -172,7 +172,7 @@ def _figures(arrays: Arrays, data: Data, settings: Settings) -> dict[str, Any]:
         raise InputError(f"the likelihood of {(~good).sum()} of {len(good)} examples could not be had: {message}")
     mean, std_error = ss.mean_with_error(_in_units(arrays["log_prob"], data)[good])
     probe_error, dims = arrays["std_error"][good] * _per_unit(data), math.prod(data.event_shape)
-    grid = settings.evaluations is not None
+    several, grid = np.all(np.isfinite(probe_error)), settings.evaluations is not None
     return {
         "unit": "nats" if data.bin_width is None else "bits/dim",
         "mean": mean,
@@ -182,7 +182,7 @@ def _figures(arrays: Arrays, data: Data, settings: Settings) -> dict[str, Any]:
         "message": message,
         "repeats": settings.repeats if data.bin_width else 1,
         "probes": settings.probes if settings.probes < dims else 0,
-        "probe_std_error": float(np.sqrt(np.sum(probe_error**2)) / good.sum()),
+        "probe_std_error": float(np.sqrt(np.sum(probe_error**2)) / good.sum()) if several else None,
         "method": "fixed grid" if grid else f"adaptive, tolerance {settings.tolerance:g}",
         "grid_error": float(np.mean(arrays["grid_error"][good])) * _per_unit(data) if grid else None,
         "num_evals": float(np.mean(arrays["num_evals"])),

@@ -16,7 +16,7 @@ from rich.console import Console
 from small import save_run
 
 import scoresde as ss
-from experiments import draws
+from experiments import draws, evaluate
 from experiments.files import InputError
 from experiments.opening import open_run
 from experiments.sample import BEST, GRIDS, SOLVERS, Flags, program, table_of
@@ -126,6 +126,7 @@ evaluate.program(flags, Console(quiet=True))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_samples_and_likelihoods_of_one(points, tmp_path):
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
@@ -134,8 +135,6 @@ def test_eight_devices_make_the_samples_and_likelihoods_of_one(points, tmp_path)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (tmp_path / "one").mkdir()
-    from experiments import evaluate
-
     sample(points, tmp_path / "one" / "a.npz", n=20)
     flags = evaluate.Flags(
         points, tmp_path / "one" / "e.json", examples=11, samples=0, probes=1, repeats=1, evaluations=5
