@@ -25,7 +25,7 @@ from rich.console import Console
 import scoresde as ss
 from experiments import commands, machine
 
-DEVICE_FILES = {"NVIDIA": ("dev/nvidia[0-9]*", "proc/driver/nvidia/version"), "TPU": ("dev/accel*", "dev/vfio/[0-9]*")}
+DEVICE_FILES = {"NVIDIA": ("dev/nvidia[0-9]*", "proc/driver/nvidia/version"), "TPU": ("dev/accel*",)}
 DRIVERS = {"TPU": "libtpu"}
 SETTINGS = (
     "JAX_PLATFORMS",
@@ -41,14 +41,12 @@ SETTINGS = (
 )
 WIDTH, HIGHEST_ERROR = 256, 1e-5
 SW_LIMIT = 0.1
+COLUMN = 18
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
     """Print versions, devices, memory and settings, and run a self-test; exit code 1 if something is wrong."""
-
-    root: Path = Path("/")
-    """Where dev/ and proc/ are."""
 
 
 def accelerators(root: Path, installed: Callable[[str], object] = find_spec) -> list[str]:
@@ -59,13 +57,14 @@ def accelerators(root: Path, installed: Callable[[str], object] = find_spec) -> 
     return found + [f"{kind} ({package} is installed)" for kind, package in DRIVERS.items() if installed(package)]
 
 
-def unused(found: list[str], backend: str) -> str:
+def unused(found: list[str], backend: str, environment: Mapping[str, str]) -> str:
     """What to say of accelerators that JAX does not use; empty if all is well."""
     if not found or backend != "cpu":
         return ""
     plugin = 'pip install -U "jax[tpu]"' if found[0].startswith("TPU") else 'pip install -U "jax[cuda13]" (or cuda12)'
-    forced = os.environ.get("JAX_PLATFORMS")
-    advice = f"unset JAX_PLATFORMS={forced}" if forced else f"{plugin}, and start again"
+    hiding = {"JAX_PLATFORMS": ("cpu",), "CUDA_VISIBLE_DEVICES": ("", "-1")}
+    hidden = [name for name, values in hiding.items() if environment.get(name) in values]
+    advice = f"unset {' and '.join(hidden)}" if hidden else f"{plugin}, and start again"
     return f"this machine has an accelerator, {found[0]}, but JAX computes on the CPU: {advice}"
 
 
@@ -99,19 +98,22 @@ def facts(root: Path, environment: Mapping[str, str]) -> list[tuple[str, str]]:
     lines += [("backend", f"{jax.default_backend()}, {len(devices)} x {devices[0].device_kind}")]
     lines += memory(root, environment)
     cache = jax.config.jax_compilation_cache_dir
-    lines += [
-        ("compile cache", str(cache) if cache else "off (set JAX_COMPILATION_CACHE_DIR to keep what is compiled)")
-    ]
+    lines += [("compile cache", cache or "off (set JAX_COMPILATION_CACHE_DIR to keep what is compiled)")]
     lines += [(name, environment[name]) for name in SETTINGS if environment.get(name)]
     loaded = "tensorflow" in sys.modules
     lines += [("tensorflow", "in this process: it takes the memory of the GPU" if loaded else "not in this process")]
     return lines
 
 
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise ValueError(complaint)
+
+
 def _compile() -> str:
     compiled = jax.jit(lambda x: jnp.sum(jnp.sin(x) ** 2 + jnp.cos(x) ** 2)).lower(jnp.arange(64.0)).compile()
     value = float(compiled(jnp.arange(64.0)))
-    assert abs(value - 64) < 1e-3, f"sum of 64 ones is {value}"
+    _require(abs(value - 64) < 1e-3, f"sum of 64 ones is {value}")
     return "sin^2 + cos^2 is 1"
 
 
@@ -124,7 +126,7 @@ def _multiply() -> str:
         return float(np.linalg.norm(got - truth) / np.linalg.norm(truth))
 
     default, highest = error(None), error("highest")
-    assert highest < HIGHEST_ERROR, f"relative error {highest:.1e} at the highest precision, expected {HIGHEST_ERROR}"
+    _require(highest < HIGHEST_ERROR, f"a matmul at the highest precision has relative error {highest:.1e}")
     return f"relative error of a matmul {default:.1e} by default, {highest:.1e} at the highest precision"
 
 
@@ -140,7 +142,7 @@ def _train() -> str:
     x = jax.random.normal(jax.random.key(1), (64, 2))
     state, metrics = trainer.run(trainer.init(jax.random.key(2), params), x, steps=1, batch_size=64)
     value = float(metrics["loss"][0])
-    assert int(state.step) == 1 and np.isfinite(value), f"loss {value} after step {int(state.step)}"
+    _require(int(state.step) == 1 and bool(np.isfinite(value)), f"loss {value} after step {int(state.step)}")
     return f"one step of training, loss {value:.3g}"
 
 
@@ -149,7 +151,7 @@ def _sample() -> str:
     law = ss.GaussianMixture(np.array([[-1.0, 0.0], [1.0, 0.0]]), np.full(2, 0.2), np.ones(2))
     x = ss.sample(jax.random.key(0), law.score(sde), ss.best_solver(sde, 20), (count, 2))
     distance = float(ss.metrics.sliced_wasserstein(jax.random.key(1), x, law.sample(jax.random.key(2), count)))
-    assert distance < SW_LIMIT, f"sliced Wasserstein distance {distance:.3g} to the law, expected below {SW_LIMIT}"
+    _require(distance < SW_LIMIT, f"sliced Wasserstein distance {distance:.3g} to the law, expected below {SW_LIMIT}")
     return f"{count} samples of a mixture in 20 evaluations, sliced Wasserstein distance {distance:.3f} to the law"
 
 
@@ -164,20 +166,19 @@ def self_test(console: Console) -> list[str]:
         try:
             result = "ok    " + test()
         except Exception as error:
-            failed.append(
-                f"the self-test {name!r} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            )
+            reason = " ".join(str(error).split())[:300]
+            failed.append(f"the self-test {name!r} failed: {type(error).__name__}: {reason}")
             result = "FAILED"
-        console.print(f"{name:14} {result}  ({time.monotonic() - started:.1f} s)", highlight=False, markup=False)
+        console.print(f"{name:{COLUMN}} {result}  ({time.monotonic() - started:.1f} s)", highlight=False, markup=False)
     return failed
 
 
-def program(flags: Flags, console: Console) -> None:
-    """Print everything; raises SystemExit(1) after a loud line if something is wrong."""
-    for name, value in facts(flags.root, os.environ):
-        console.print(f"{name:14} {value}", highlight=False, markup=False)
+def program(flags: Flags, console: Console, root: Path = Path("/")) -> None:
+    """Print everything; raises SystemExit(1) after a loud line if something is wrong. ``root`` holds dev/ and proc/."""
+    for name, value in facts(root, os.environ):
+        console.print(f"{name:{COLUMN}} {value}", highlight=False, markup=False)
     wrong = self_test(console)
-    if message := unused(accelerators(flags.root), jax.default_backend()):
+    if message := unused(accelerators(root), jax.default_backend(), os.environ):
         wrong.append(message)
     for message in wrong:
         console.print(f"\nERROR: {message}", style="bold red", highlight=False, markup=False)
