@@ -37,11 +37,11 @@ AGAIN = "the same command continues from there"
 
 
 def _sharding(*axes: str) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec(*axes))
+    return NamedSharding(Mesh(np.array(jax.local_devices()), ("data",)), PartitionSpec(*axes))
 
 
 def spread(x: Any) -> jax.Array:
-    """An array (B, ...) with its examples spread over all devices, of which B must be a multiple."""
+    """An array (B, ...) with its examples spread over all devices of this process, of which B must be a multiple."""
     return jax.device_put(x, _sharding("data"))
 
 
@@ -139,7 +139,7 @@ class Work:
             Interrupted: by SIGINT; with parts nothing but the batch in hand is lost.
         """
         batch = math.ceil(count / math.ceil(count / self.batch))
-        size = math.ceil(batch / jax.device_count()) * jax.device_count()
+        size = math.ceil(batch / jax.local_device_count()) * jax.local_device_count()
         done = []
         with progress(self.console, name, count) as show:
             for first in range(0, count, batch):

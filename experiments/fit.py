@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,8 @@ from experiments.writing import write_atomically
 from scoresde import State, checkpoint
 
 STEPS_PER_CALL = 50
+OnCall = Callable[[int, State, dict[str, Any]], None]
+"""(step, state, metrics) after each compiled call: the line of metrics.jsonl, and a state that is not to be kept."""
 LINE_SECONDS = 10.0
 
 
@@ -129,7 +132,14 @@ def _progress(console: Console, total: int) -> Any:
     yield line
 
 
-def fit(config: Config, data: Data, model: Model, state: State, console: Console) -> tuple[State, dict[str, Any]]:
+def fit(
+    config: Config,
+    data: Data,
+    model: Model,
+    state: State,
+    console: Console,
+    on_call: OnCall = lambda step, state, metrics: None,
+) -> tuple[State, dict[str, Any]]:
     """Train from ``state`` to ``config.steps``; the state is donated.
 
     Returns:
@@ -162,6 +172,7 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
                     f"the loss is {entry['loss']} at step {step}: lower --learning-rate; "
                     f"the last checkpoint in {path} is kept"
                 )
+            on_call(step, state, entry)
             show(step, entry["loss"], (step - first) / (time.monotonic() - started))
             if step == total or stopping() or time.monotonic() - saved > config.save_seconds:
                 save()

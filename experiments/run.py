@@ -18,6 +18,7 @@ from experiments.batches import Parts, Work
 from experiments.data import Data, load
 from experiments.fit import check_folder, fit, start
 from experiments.setup import Config, Model, build
+from experiments.watching import watch
 from experiments.writing import write_arrays, write_json
 
 
@@ -50,7 +51,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     write_json(folder / "config.json", dataclasses.asdict(config))
     write_json(folder / "environment.json", manifest)
 
-    state, training = fit(config, data, model, state, console)
+    state, training = fit(config, data, model, state, console, watch(config, data, model, int(state.step)))
     score = model.score(state.ema)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     parts = Parts(folder / "parts", dataclasses.asdict(config) | {"workdir": None}, replace=True)

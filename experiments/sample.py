@@ -185,7 +185,9 @@ def program(flags: Flags, console: Console) -> None:
     if finished(flags.out, manifest, plan):
         console.print(f"{flags.out} is complete; nothing to do", highlight=False)
         return
-    console.print(f"{flags.checkpoint}, step {plan['step']}, {which}; {flags.solver} on {jax.device_count()} device(s)")
+    console.print(
+        f"{flags.checkpoint}, step {plan['step']}, {which}; {flags.solver} on {jax.local_device_count()} device(s)"
+    )
     if table.num_evals < flags.evaluations:
         console.print(f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}")
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
