@@ -4,8 +4,10 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -110,6 +112,32 @@ def test_stopped_and_started_again_it_ends_with_the_same_bits(run, tmp_path, mon
     assert "nothing to do" in sample(folder, tmp_path / "parts.npz", n=10, batch=4) and len(drawn) == 6
     with pytest.raises(InputError, match="was made with count 10, not 6"):
         sample(folder, tmp_path / "parts.npz", batch=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_real_process_is_stopped_at_any_time(run, tmp_path, number):
+    folder = run[0]
+    sample(folder, tmp_path / "whole.npz", n=400, batch=2, evaluations=20)
+    command = [sys.executable, "-m", "experiments.sample", "--checkpoint", str(folder), "--n", "400", "--batch", "2"]
+    command += ["--out", str(tmp_path / "parts.npz")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    for parts in (1, 60):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while len(list(tmp_path.glob(".parts.npz.parts/samples-*.npz"))) < parts:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        if number == signal.SIGKILL:
+            continue
+        assert process.returncode == 130 and "the same command continues from there" in out and not err, (out, err)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{name}.npz{end}" for name in ("parts", "whole") for end in ("", ".json")
+    ]
 
 
 EIGHT = """
