@@ -1,176 +1,174 @@
-"""Samples and likelihood of a trained score, as arrays and as the figures of a report."""
+"""Likelihood and sample distances of a trained model, from any run or checkpoint, on any data of the same shape.
 
+    python -m experiments.evaluate --checkpoint runs/digits-vp --out FILE.json
+
+FILE.json holds the likelihood of the held-out examples with its errors, the variational bound of integer data, the
+distances of samples to the held-out examples beside those of training examples, and what was evaluated, how and where;
+FILE.json.npz the value of each example. A job that was stopped or killed continues when the same command is given.
+"""
+
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
 import scoresde as ss
-from experiments.data import Data
-from experiments.setup import Config, Model
-
-Score = Callable[[jax.Array, jax.Array], jax.Array]
-TOLERANCE = 1e-4  # of the likelihood, relative and absolute
-SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250, "probability_flow": 100}
-FRAMES, SHOWN = 9, 8
-
-
-def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.monotonic()
-    return jax.block_until_ready(function()), round(time.monotonic() - started, 2)
+from experiments import commands, draws, machine, report
+from experiments.batches import Parts, Work, finished, parts_of
+from experiments.data import Data, InputError, load
+from experiments.likelihoods import TOLERANCE, Settings, likelihood
+from experiments.opening import Opened, digest, open_run
+from experiments.writing import write_arrays, write_json
 
 
-def distances(key: jax.Array, real: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Sliced Wasserstein, MMD and energy distance between two sets of examples in raw units."""
-    x, y = jnp.asarray(real, float), jnp.asarray(other, float)
-    return {
-        "sliced_wasserstein": float(ss.metrics.sliced_wasserstein(key, x, y)),
-        "mmd": float(ss.metrics.mmd(x, y)),
-        "energy_distance": float(ss.metrics.energy_distance(x, y)),
-    }
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Evaluate a trained model: likelihood with its error, variational bound, distances of samples."""
+
+    checkpoint: Path
+    """Folder of a run, or its checkpoint."""
+    out: Path
+    """FILE.json to write."""
+    data: str | None = None
+    """Other data of the same shape and kind, as for experiments.run; by default those of the run."""
+    data_dir: Path | None = None
+    """Where the files of mnist, fashion-mnist and cifar10 are; by default where the run had them."""
+    examples: int | None = None
+    """Held-out examples to evaluate, the first ones; by default all."""
+    probes: int | None = None
+    """Hutchinson probes an example, 0 for the exact divergence; by default as in the run."""
+    repeats: int | None = None
+    """Draws of the dequantisation noise for integer data; by default as in the run."""
+    evaluations: int | None = None
+    """Take a fixed grid of so many evaluations, and measure its error, instead of adaptive steps."""
+    tolerance: float = TOLERANCE
+    """Of adaptive steps, relative and absolute."""
+    bound: bool = True
+    """Whether the variational bound of integer data is measured too."""
+    samples: int | None = None
+    """Samples whose distances are measured, 0 for none; by default as in the run."""
+    sample_evaluations: int = 100
+    """Network evaluations of each of them, by ss.best_solver."""
+    seed: int = 0
+    """Seed of the noise, the probes and the samples."""
+    batch: int = 256
+    """Examples evaluated at once, over all devices."""
+    raw: bool = False
+    """Take the last parameters instead of their moving average."""
+
+    def check(self) -> None:
+        """Raise InputError for the first flag that cannot be."""
+        at_least = {"examples": 2, "probes": 0, "repeats": 1, "evaluations": 4, "sample_evaluations": 1}
+        for name, low in (at_least | {"seed": 0, "batch": 1, "samples": 0}).items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
+        if self.samples == 1:
+            raise InputError("--samples must be 0 or at least 2, got 1")
+        if not (0 < self.tolerance < math.inf):
+            raise InputError(f"--tolerance must be positive, got {self.tolerance}")
+        if self.evaluations is not None and self.tolerance != TOLERANCE:
+            raise InputError("--tolerance is of adaptive steps, --evaluations of a fixed grid: give one of them")
+        if self.out.suffix != ".json":
+            raise InputError(f"--out {self.out} must end in .json")
+
+    def settings(self, opened: Opened) -> Settings:
+        """How the likelihood is measured."""
+        config = opened.config
+        probes = config.likelihood_probes if self.probes is None else self.probes
+        repeats = self.repeats or config.likelihood_repeats
+        return Settings(probes, repeats, self.evaluations, self.tolerance, self.bound)
 
 
-def sample_all(key: jax.Array, config: Config, data: Data, model: Model, score: Score) -> tuple[dict, dict, dict]:
-    """Draw ``config.samples`` with the reverse SDE, predictor-corrector and the probability flow.
-
-    Returns:
-        arrays ``samples_NAME`` in raw units, their figures by sampler, and the figures of real against real.
-    """
-    sde, shape = model.sde, (config.samples, *data.event_shape)
-    keys = jax.random.split(key, 3)
-    em, pc, ode = SAMPLER_STEPS.values()
-    tables = {
-        "euler_maruyama": ss.euler_maruyama(sde, ss.log_snr_grid(sde, em)),
-        "predictor_corrector": ss.predictor_corrector(sde, ss.log_snr_grid(sde, pc)),
-    }
-    runs: dict[str, tuple[np.ndarray, float, float]] = {}
-    for (name, table), key_run in zip(tables.items(), keys, strict=False):
-        table = ss.with_denoising(sde, table)
-        x, seconds = _timed(lambda key=key_run, table=table: ss.sample(key, score, table, shape))
-        runs[name] = x, float(table.num_evals), seconds
-    prior = sde.prior_sample(keys[2], shape)
-    flow = ss.best_solver(sde, ode, sigma_data=model.precond.sigma_data)
-    x, seconds = _timed(lambda: ss.integrate(keys[2], score, flow, prior))
-    runs["probability_flow"] = x, float(flow.num_evals), seconds
-
-    rng = np.random.default_rng(config.seed)
-    count = min(config.samples, len(data.train))
-    train = data.train[rng.choice(len(data.train), count, replace=False)]
-    key_metric = jax.random.fold_in(key, 1)
-    real = distances(key_metric, train, data.held_out) | {"examples": [count, len(data.held_out)]}
-    arrays, figures = {}, {}
-    for name, (x, num_evals, seconds) in runs.items():
-        arrays[f"samples_{name}"] = data.from_model(np.asarray(x))
-        figures[name] = {"num_evals": num_evals, "seconds": seconds}
-        figures[name] |= distances(key_metric, arrays[f"samples_{name}"], data.held_out)
-        figures[name]["ratio"] = figures[name]["sliced_wasserstein"] / real["sliced_wasserstein"]
-    return arrays, figures, real
-
-
-def trajectories(key: jax.Array, data: Data, model: Model, score: Score) -> dict[str, np.ndarray]:
-    """The way from data to noise and back, at times equally spaced in the angle arctan(sigma/(alpha sigma_data)).
-
-    States are shown at the scale of the data (x divided by the standard deviation of x_t), in raw units.
-    """
-    sde, sigma_data = model.sde, model.precond.sigma_data
-    many = 512 if len(data.event_shape) == 1 and data.event_shape[0] <= 2 else SHOWN
-    key_forward, key_reverse, key_uniform = jax.random.split(key, 3)
-    real = data.held_out[:many]
-    x = data.to_model(jnp.asarray(real), jax.random.uniform(key_uniform, real.shape))
-    noise = jax.random.normal(key_forward, x.shape)
-    table = ss.euler_maruyama(sde, ss.log_snr_grid(sde, SAMPLER_STEPS["euler_maruyama"]))
-    path = ss.sample(key_reverse, score, table, x.shape, trajectory=True)
-    phi = np.arctan2(sde.sigma(table.times), sde.alpha(table.times) * sigma_data)
-    frames = [int(np.abs(phi - target).argmin()) for target in np.linspace(phi[0], phi[-1], FRAMES)]
-    times = np.asarray(table.times, np.float32)[frames]
-
-    def shown(x: jax.Array, t: float) -> np.ndarray:
-        scale = sigma_data / jnp.sqrt((sde.alpha(t) * sigma_data) ** 2 + sde.variance(t))
-        return np.asarray(data.from_model(np.asarray(x * scale), round_levels=False))
-
-    return {
-        "forward": np.stack([shown(sde.perturb(x, t, noise), t) for t in times[::-1]]),
-        "forward_times": times[::-1],
-        "reverse": np.stack([shown(path[i], t) for i, t in zip(frames, times, strict=True)]),
-        "reverse_times": times,
-    }
-
-
-def likelihood(key: jax.Array, config: Config, data: Data, model: Model, score: Score) -> tuple[dict, dict]:
-    """The log-density of the held-out examples: bits/dim for integers, nats in raw units for continuous data."""
-    dims = int(np.prod(data.event_shape))
-    probes = config.likelihood_probes if config.likelihood_probes < dims else 0  # D tangents give it exactly
-    settings: dict[str, Any] = {
-        "divergence": ss.hutchinson(probes) if probes else ss.exact_divergence,
-        "sigma_data": model.precond.sigma_data,
-        "rtol": TOLERANCE,
-        "atol": TOLERANCE,
-    }
-    started = time.monotonic()
-    if data.bin_width is None:
-        x = data.to_model(jnp.asarray(data.held_out), None)
-        result = ss.log_likelihood(key, model.sde, score, x, **settings)
-        values, probe_error = np.asarray(result.log_prob) + data.log_det, np.asarray(result.std_error)
-        unit, repeats = "nats", 1
-    else:
-        unit, repeats = "bits/dim", config.likelihood_repeats
-        result = ss.dequantised_log_likelihood(
-            key,
-            model.sde,
-            score,
-            data.held_out,
-            bin_width=data.bin_width,
-            shift=data.shift,
-            repeats=repeats,
-            **settings,
+def _evaluated(flags: Flags, opened: Opened) -> Data:
+    """The data to evaluate, with their examples; InputError if they are not of the model's shape and kind."""
+    config, trained = opened.config, opened.data
+    spec = flags.data or config.data
+    data = load(spec, data_dir=flags.data_dir or (None if flags.data else config.data_dir))
+    same_kind = (data.levels is None) == (trained.levels is None) and (data.levels or 0) <= (trained.levels or 0)
+    if data.event_shape != trained.event_shape or not same_kind:
+        kinds = ["measurements" if of.levels is None else f"{of.levels} levels" for of in (data, trained)]
+        raise InputError(
+            f"--data {spec} has examples of shape {data.event_shape}, {kinds[0]}; "
+            f"the model was trained on {trained.event_shape}, {kinds[1]}"
         )
-        values = np.asarray(ss.bits_per_dim(result.log_prob, dims, data.bin_width))
-        probe_error = np.asarray(result.std_error) / (dims * np.log(2))
-    good = np.asarray(result.success)
-    mean, std_error = ss.mean_with_error(values[good])
-    figures = {
-        "unit": unit,
-        "mean": mean,
-        "std_error": std_error,
-        "examples": int(good.sum()),
-        "failed": int((~good).sum()),
-        "message": result.message,
-        "repeats": repeats,
-        "probes": probes,
-        "probe_std_error": float(np.sqrt(np.sum(probe_error[good] ** 2)) / good.sum()),
-        "num_evals": float(np.mean(result.num_evals)),
-        "exact": None,
-    }
-    arrays = {"log_prob": values}
-    if data.mixture is not None:
-        exact = np.asarray(ss.GaussianMixture(*data.mixture).log_prob(jnp.asarray(data.held_out)))
-        arrays["exact_log_prob"] = exact
-        figures["exact"] = float(exact.mean())
-    figures |= {"seconds": round(time.monotonic() - started, 2)}
-    return arrays, figures | {"bound": variational(jax.random.fold_in(key, 1), data, model, score)}
+    return data
 
 
-def variational(key: jax.Array, data: Data, model: Model, score: Score) -> dict[str, float] | None:
-    """Variational bounds on the held-out examples in bits/dim, beside the exact figure; None for continuous data.
+def _samples(
+    flags: Flags, opened: Opened, score: Any, data: Data, count: int, held_out: np.ndarray, work: Work
+) -> dict[str, Any]:
+    """Distances of samples to the held-out examples, and of as many training examples."""
+    key, model = jax.random.fold_in(jax.random.key(flags.seed), 1), opened.model
+    key_draw, key_metric = jax.random.split(key)
+    table = ss.best_solver(model.sde, flags.sample_evaluations, sigma_data=model.precond.sigma_data)
+    x = draws.draw("samples", key_draw, opened.data, score, table, count, work)
+    real = draws.of_training(key_metric, flags.seed, data, count, held_out)
+    figures = {"solver": "best", "num_evals": table.num_evals, "examples": [count, len(held_out)]}
+    figures |= draws.distances(key_metric, x, held_out)
+    figures["ratio"] = figures["sliced_wasserstein"] / real["sliced_wasserstein"]
+    return {"samples": figures, "real": real}
 
-    ``mean`` is of the dequantised data, like the exact figure; ``discrete_mean`` of the integers, in three terms.
-    """
-    if data.bin_width is None or data.levels is None:
-        return None
-    started, dims = time.monotonic(), int(np.prod(data.event_shape))
-    key_noise, key_bound = jax.random.split(key)
-    x = data.to_model(jnp.asarray(data.held_out), jax.random.uniform(key_noise, data.held_out.shape))
-    scale: dict[str, Any] = {"sigma_data": model.precond.sigma_data}
-    bound = ss.likelihood_bound(key_bound, model.sde, score, x, **scale)
-    bins: dict[str, Any] = {"bin_width": data.bin_width, "shift": data.shift, "num_levels": data.levels}
-    discrete = ss.discrete_bound(key_bound, model.sde, score, data.held_out, **bins, **scale)
-    figures: dict[str, float] = {"num_evals": bound.num_evals + discrete.num_evals}
-    for prefix, result, width in (("", bound, data.bin_width), ("discrete_", discrete, 1.0)):
-        figures[f"{prefix}mean"] = float(np.mean(ss.bits_per_dim(result.bound, dims, width)))
-        error = np.linalg.norm(result.std_error) / len(x)
-        figures[f"{prefix}std_error"] = float(error) / (dims * math.log(2))
-    return figures | {"seconds": round(time.monotonic() - started, 2)}
+
+def program(flags: Flags, console: Console) -> None:
+    """Evaluate, write, and print the result."""
+    flags.check()
+    opened = open_run(flags.checkpoint, data_dir=flags.data_dir)
+    data, (params, which) = _evaluated(flags, opened), opened.parameters(raw=flags.raw)
+    held_out = data.held_out[: flags.examples]
+    settings, count = flags.settings(opened), opened.config.samples if flags.samples is None else flags.samples
+    step = int(opened.state.step)
+    plan = {"parameters": which, "parameters_sha256": digest(params), "step": step}
+    plan |= {"data": data.name, "examples": len(held_out), "seed": flags.seed, "batch": flags.batch}
+    plan |= dataclasses.asdict(settings) | {"samples": count, "sample_evaluations": flags.sample_evaluations}
+    if finished(flags.out, flags.out, plan):
+        console.print(f"{flags.out} is complete; nothing to do", highlight=False)
+        return
+    console.print(f"{flags.checkpoint}, step {step}, {which}; {data.describe()}", highlight=False)
+    started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
+    work, score = Work(flags.batch, parts, console), opened.model.score(params)
+    scaled = dataclasses.replace(opened.data, mixture=data.mixture)
+    key = jax.random.fold_in(jax.random.key(flags.seed), 0)
+    values, figures = likelihood(key, scaled, opened.model, score, held_out, settings, work)
+    result: dict[str, Any] = {"plan": plan, "checkpoint": str(flags.checkpoint), "likelihood": figures}
+    if count:
+        result |= _samples(flags, opened, score, data, count, held_out, work)
+    result |= {"seconds": round(time.monotonic() - started, 1)} | machine.environment("evaluate")
+    try:
+        write_arrays(flags.out.with_name(flags.out.name + ".npz"), values)
+        write_json(flags.out, result)
+    except OSError as error:
+        raise InputError(f"cannot write {flags.out}: {error.strerror}; choose another --out") from None
+    parts.remove()
+    _show(result, console)
+    console.print(f"{result['seconds']} s; {flags.out}, {flags.out}.npz", highlight=False)
+
+
+def _show(result: dict[str, Any], console: Console) -> None:
+    """The result in a few lines."""
+    figures = result["likelihood"]
+    console.print(report.lines(figures))
+    if figures["grid_error"] is not None:
+        console.print(f"error of the grid at most about {figures['grid_error']:.2g} {figures['unit']} an example")
+    if figures["message"]:
+        console.print(figures["message"], highlight=False)
+    if samples := result.get("samples"):
+        console.print(
+            f"{samples['examples'][0]} samples, {samples['num_evals']} evaluations: sliced Wasserstein "
+            f"{samples['sliced_wasserstein']:.4g}, {samples['ratio']:.2f} of real; MMD {samples['mmd']:.5f}",
+            highlight=False,
+        )
+
+
+def main() -> None:
+    """Command line; see ``commands.main``."""
+    commands.main(Flags, "evaluate", program)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ likelihood   the histogram of the held-out likelihood, its mean and the standard
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,12 @@ from experiments.panels import (
     grid_size,
     is_image,
     label,
+    pixels,
+    save,
     shades,
     views,
 )
+from experiments.writing import write_picture
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -48,12 +52,33 @@ def title(solver: str) -> str:
     return NAMES.get(solver, solver.replace("_", " ").capitalize())
 
 
-def _scale(report: Report, real: np.ndarray) -> tuple[float, float]:
-    """The raw values shown black and white: the levels, or the range of nearly all held-out values."""
-    if report["data"]["levels"]:
-        return 0.0, float(report["data"]["levels"] - 1)
-    low, high = (float(v) for v in np.quantile(real, [0.005, 0.995]))
+def scale(x: np.ndarray, levels: int | None) -> tuple[float, float]:
+    """The raw values shown black and white: the levels, or the range of nearly all values of x."""
+    if levels:
+        return 0.0, float(levels - 1)
+    low, high = (float(v) for v in np.quantile(x, [0.005, 0.995]))
     return low, high if high > low else low + 1
+
+
+def sheet(path: Path, x: np.ndarray, levels: int | None, like: np.ndarray) -> None:
+    """Write a PNG that shows examples x (n, *event) and nothing else, on the scale of the examples ``like``.
+
+    Images stand in a nearly square grid, every pixel of theirs as one colour; other examples are drawn as panels.
+    """
+    if is_image(x.shape[1:]):
+        tiles = pixels(x, *scale(like, levels))
+        if tiles.shape[-1] != 3:
+            tiles = np.repeat(tiles.mean(axis=-1, keepdims=True).round().astype(np.uint8), 3, axis=-1)
+        columns, width = math.ceil(math.sqrt(len(x))), tiles.shape[2]
+        write_picture(path, grid(tiles, columns, max(1, min(64 // width, 1600 // (columns * width)))))
+        return
+    looks, (x, like) = views(x.shape[1:]), (v.reshape(len(v), -1) for v in (x, like))
+    page = Page(len(looks) * (PANEL + 2 * MARGIN) + MARGIN, PANEL + 3 * MARGIN)
+    for i, view in enumerate(looks):
+        axes = page.axes(2 * MARGIN + i * (PANEL + 2 * MARGIN), MARGIN, PANEL, PANEL)
+        draw(axes, view, frame(view, like), x, SAMPLE)
+        label(axes, view)
+    save(page.figure, path)
 
 
 def samples(report: Report, arrays: Arrays) -> Figure:
@@ -66,7 +91,7 @@ def samples(report: Report, arrays: Arrays) -> Figure:
         heads.append((title(name), f"{result['num_evals']:.0f} evaluations · {distance}"))
         sets.append(arrays[f"samples_{name}"])
     if is_image(tuple(report["data"]["event_shape"])):
-        return _image_samples(heads, [shades(x, *_scale(report, arrays["real"])) for x in sets])
+        return _image_samples(heads, [shades(x, *scale(arrays["real"], report["data"]["levels"])) for x in sets])
     return _vector_samples(heads, sets)
 
 
@@ -113,7 +138,7 @@ def trajectory(report: Report, arrays: Arrays) -> Figure:
         pick = np.linspace(0, len(times) - 1, min(len(times), SHOWN_FRAMES)).round().astype(int)
         ways.append((frames[pick], times[pick]))
     if is_image(tuple(report["data"]["event_shape"])):
-        return _image_trajectory(ways, _scale(report, arrays["real"]))
+        return _image_trajectory(ways, scale(arrays["real"], report["data"]["levels"]))
     return _vector_trajectory(ways)
 
 
@@ -129,12 +154,12 @@ def _timeline(size: int, tall: int, ways: list[tuple[np.ndarray, np.ndarray]]) -
     return page, lefts, tops
 
 
-def _image_trajectory(ways: list[tuple[np.ndarray, np.ndarray]], scale: tuple[float, float]) -> Figure:
-    (h, w), many = shades(ways[0][0][0], *scale).shape[1:3], ways[0][0].shape[1]
+def _image_trajectory(ways: list[tuple[np.ndarray, np.ndarray]], ends: tuple[float, float]) -> Figure:
+    (h, w), many = shades(ways[0][0][0], *ends).shape[1:3], ways[0][0].shape[1]
     zoom, rows = max(1, TILE // w), min(SHOWN_ROWS, many, max(1, PIXELS // (h * w)))
     page, lefts, tops = _timeline(zoom * w, rows * (zoom * h + SPACE) - SPACE, ways)
     for top, (frames, times) in zip(tops, ways, strict=True):
-        tiles = np.stack([shades(states[:rows], *scale) for states in frames], axis=1)
+        tiles = np.stack([shades(states[:rows], *ends) for states in frames], axis=1)
         page.image(lefts[0], top, grid(tiles.reshape(-1, *tiles.shape[2:]), len(times), zoom, SPACE))
     return page.figure
 

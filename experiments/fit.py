@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, NoReturn
 
 import jax
@@ -18,13 +17,16 @@ from rich.console import Console
 
 from experiments.data import Data, InputError
 from experiments.logs import Log, progress
-from experiments.processes import in_any_process, main_process, memory_errors, versions
+from experiments.machine import versions
+from experiments.processes import in_any_process, main_process, memory_errors
 from experiments.setup import Config, Model
+from experiments.stream import batches
 from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, state_sharding
 from scoresde.leaves import place, to_devices
 
 STEPS_PER_CALL = 50
-DEVICE_BYTES = 2 << 30  # data up to this size lie on every device, larger ones stream
+OnCall = Callable[[int, State, dict[str, Any]], None]
+"""(step, state, metrics): the line of metrics.jsonl after each compiled call, and the newest state, not to be kept."""
 
 
 class Interrupted(Exception):
@@ -117,14 +119,16 @@ def _advance(config: Config, data: Data, trainer: Trainer, step: int) -> Callabl
         raise InputError(
             f"{batch} training examples are fewer than --batch and not a multiple of devices x --microbatches"
         )
-    if isinstance(data.train, np.ndarray) and data.train.nbytes <= DEVICE_BYTES:
-        images = place(data.train, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
-        return lambda state, steps: trainer.run(state, images, steps=steps, batch_size=batch)
-    share = jax.process_index(), jax.process_count()
-    stream = import_module("experiments.stream").batches(data, config.seed, step, STEPS_PER_CALL, batch, *share)
+    if not data.streamed:
+        everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        examples = jax.tree.map(lambda a: place(a, everywhere), data.batch(slice(None)))
+        return lambda state, steps: trainer.run(state, examples, steps=steps, batch_size=batch)
+    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    plan = {"seed": config.seed, "step": step, "total": int(config.steps or 0), "steps_per_call": STEPS_PER_CALL}
+    stream = batches(data, batch=batch, **plan, **share)
 
     def advance(state: State, steps: int) -> Any:
-        stacked = jax.tree.map(lambda a: a[:steps], next(stream))
+        stacked = next(stream)
         if mesh is not None:
             cut = batch_sharding(mesh, stacked=True)
             stacked = jax.tree.map(lambda a: jax.make_array_from_process_local_data(cut, a), stacked)
@@ -133,7 +137,14 @@ def _advance(config: Config, data: Data, trainer: Trainer, step: int) -> Callabl
     return advance
 
 
-def fit(config: Config, data: Data, model: Model, state: State, console: Console) -> tuple[State, dict[str, Any]]:
+def fit(
+    config: Config,
+    data: Data,
+    model: Model,
+    state: State,
+    console: Console,
+    on_call: OnCall = lambda step, state, metrics: None,
+) -> tuple[State, dict[str, Any]]:
     """Train from ``state`` to ``config.steps``; the state is donated.
 
     Calls are dispatched before the metrics of the call before are read, so the devices never wait for the host.
@@ -162,6 +173,7 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
                 f"{row} steps in a row were skipped, the first: {state.skipped.report(state.params)}; "
                 f"lower --learning-rate, or look at the data; the last checkpoint in {path} is kept"
             )
+        on_call(at, state, entry)
         loss = float("nan") if entry["loss"] is None else entry["loss"]
         show(at, loss, (at - first) / (time.monotonic() - started))
 

@@ -1,7 +1,6 @@
 """What training leaves to read: ``metrics.jsonl``, and a progress bar or line."""
 
 import json
-import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.processes import main_process
+from experiments.writing import write_atomically
 
 LINE_SECONDS = 10.0
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 class Log:

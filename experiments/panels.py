@@ -81,6 +81,13 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) and min(shape[:2]) >= 4
 
 
+def pixels(images: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Images (n, h, w) or (n, h, w, c) as uint8 (n, h, w, c): low is black, high is white."""
+    x = np.asarray(images, np.float64)
+    x = x[..., None] if x.ndim == 3 else x
+    return np.round(255 * np.clip((np.nan_to_num(x) - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
 def shades(images: np.ndarray, low: float, high: float) -> np.ndarray:
     """Images (n, h, w) or (n, h, w, c) as uint8 RGB (n, h', w', 3): low is black, high is white.
 
@@ -93,8 +100,7 @@ def shades(images: np.ndarray, low: float, high: float) -> np.ndarray:
     if (block := math.ceil(max(x.shape[1:3]) / LARGEST)) > 1:
         h, w = (side // block for side in x.shape[1:3])
         x = x[:, : h * block, : w * block].reshape(len(x), h, block, w, block, -1).mean(axis=(2, 4))
-    x = np.clip((np.nan_to_num(x) - low) / (high - low), 0, 1)
-    return np.broadcast_to(np.round(255 * x).astype(np.uint8), (*x.shape[:3], 3))
+    return np.broadcast_to(pixels(x, low, high), (*x.shape[:3], 3))
 
 
 def grid(tiles: np.ndarray, columns: int, scale: int, gap: int = GAP) -> np.ndarray:

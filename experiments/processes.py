@@ -8,7 +8,6 @@ Processes on several hosts become one program by `jax.distributed`: each runs th
 --process-id, process 0 at --coordinator; on a pod whose environment says all that, --distributed auto.
 """
 
-import importlib.metadata
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +17,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-import scoresde
 from experiments.data import InputError
 from experiments.setup import Config
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "numpy")
 SHUTDOWN_SECONDS = 24 * 3600  # how long the others wait for process 0, which evaluates alone
 
 
@@ -58,11 +55,6 @@ def _cache() -> None:
     except OSError as error:
         raise InputError(f"cannot make the compile cache {folder} ({error.strerror}); use --no-compile-cache") from None
     jax.config.update("jax_compilation_cache_dir", folder)
-
-
-def versions() -> dict[str, str]:
-    """The versions of this package and of those it computes with."""
-    return {"scoresde": scoresde.__version__} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def main_process() -> bool:

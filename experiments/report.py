@@ -7,10 +7,8 @@ No model code is imported: a report needs no accelerator, no network and no chec
 """
 
 import json
-import math
 import sys
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +18,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from experiments import figures
-from experiments.files import InputError, existing, reading
+from experiments import figures, leavings
+from experiments.files import InputError, existing
 from experiments.panels import save
 
-NUMBER, OPTIONAL = (int, float), (int, float, type(None))
-DISTANCES = ("sliced_wasserstein", "mmd", "energy_distance")
-KEYS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("name", "data.name", "data.describe", "sde", "network.name", "likelihood.unit"), (str,)),
-    **{"data.event_shape": (list,), "samples": (dict,)},
-    **dict.fromkeys(("data.levels", "training.final_loss", "likelihood.exact"), OPTIONAL),
-    **dict.fromkeys(("network.parameters", "training.steps", "training.seconds"), NUMBER),
-    **{f"real.{distance}": NUMBER for distance in DISTANCES},
-    **{f"likelihood.{key}": NUMBER for key in ("mean", "std_error", "examples", "repeats", "probes", "failed")},
-    **{f"likelihood.{key}": NUMBER for key in ("num_evals", "seconds")},
-}
-SOLVER_KEYS = ("num_evals", "seconds", "ratio", *DISTANCES)
-PATHS = ("forward", "reverse")
+SHEETS = 4
 
 
 def write(folder: str | Path) -> dict[str, Any]:
@@ -46,15 +32,18 @@ def write(folder: str | Path) -> dict[str, Any]:
     is written then.
     """
     folder = existing(folder, folder=True)
-    config, environment, report = (_json(folder / f"{name}.json") for name in ("config", "environment", "report"))
-    _check(folder / "report.json", report)
+    config, environment, report = (
+        leavings.read_json(folder / f"{name}.json") for name in ("config", "environment", "report")
+    )
+    leavings.check(folder / "report.json", report)
     if not isinstance(environment.get("command"), str) or not isinstance(environment.get("versions"), dict):
         raise InputError(f"{folder / 'environment.json'} has no command or no versions; run the job again")
-    metrics, arrays = _metrics(folder / "metrics.jsonl"), _arrays(folder / "arrays.npz", report)
+    entries, arrays = leavings.metrics(folder / "metrics.jsonl"), leavings.arrays(folder / "arrays.npz", report)
+    sheets = sorted((folder / "figures" / "steps").glob("*.png"))
     pictures = {
         "samples": figures.samples(report, arrays),
         "trajectory": figures.trajectory(report, arrays),
-        "loss": figures.loss(report, metrics),
+        "loss": figures.loss(report, entries),
         "likelihood": figures.likelihood(report, arrays),
     }
     try:
@@ -62,7 +51,7 @@ def write(folder: str | Path) -> dict[str, Any]:
         for name, figure in pictures.items():
             save(figure, folder / "figures" / f"{name}.png")
         temporary = folder / ".report.md.tmp"
-        temporary.write_text(markdown(report, config, environment), encoding="utf-8")
+        temporary.write_text(markdown(report, config, environment, sheets), encoding="utf-8")
         temporary.replace(folder / "report.md")
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; make it writable") from None
@@ -72,12 +61,6 @@ def write(folder: str | Path) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> Group:
     """The figures of a run for a terminal at least 80 columns wide: likelihood, then a line a sampler."""
     likelihood, real = report["likelihood"], report["real"]
-    exact = "" if likelihood["exact"] is None else f", exact {likelihood['exact']:.4f}"
-    head = Text(
-        f"held-out likelihood {likelihood['mean']:.4f} {likelihood['unit']}, "
-        f"standard error {likelihood['std_error']:.4f}{exact}",
-        style="bold",
-    )
     solvers = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     solvers.add_column("samples", no_wrap=True)
     for name in ("evaluations", "seconds", "SW", "SW / real", "MMD"):
@@ -93,9 +76,16 @@ def table(report: dict[str, Any]) -> Group:
             f"{result['mmd']:.5f}",
         )
     note = "SW: sliced-Wasserstein distance to the held-out data; MMD: squared, unbiased"
-    text = [Text(report["name"], style="bold"), head, _detail(likelihood)]
-    text += [Text(_bound(likelihood) + "\n" if likelihood.get("bound") else "", style="dim")]
-    return Group(*text, solvers, Text(note, style="dim"))
+    return Group(Text(report["name"], style="bold"), lines(likelihood), "", solvers, Text(note, style="dim"))
+
+
+def lines(likelihood: dict[str, Any]) -> Group:
+    """A likelihood for a terminal: its mean and error, how it was measured, and the bound where there is one."""
+    exact = "" if likelihood["exact"] is None else f", exact {likelihood['exact']:.4f}"
+    mean = f"held-out likelihood {likelihood['mean']:.4f} {likelihood['unit']}"
+    head = Text(f"{mean}, standard error {likelihood['std_error']:.4f}{exact}", style="bold")
+    bound = [Text(_bound(likelihood), style="dim")] if likelihood.get("bound") else []
+    return Group(head, _detail(likelihood), *bound)
 
 
 def _detail(likelihood: dict[str, Any]) -> Text:
@@ -116,7 +106,9 @@ def _bound(likelihood: dict[str, Any]) -> str:
     return f"variational bound {values[0]}, of the integers {values[1]}, {bound['seconds']:.0f} s"
 
 
-def markdown(report: dict[str, Any], config: dict[str, Any], environment: dict[str, Any]) -> str:
+def markdown(
+    report: dict[str, Any], config: dict[str, Any], environment: dict[str, Any], sheets: Sequence[Path] = ()
+) -> str:
     """The text of report.md: pictures, tables, how to repeat the run, and every figure at full precision."""
     likelihood, real, training = report["likelihood"], report["real"], report["training"]
     solvers = {"real (train)": {"ratio": 1} | real} | report["samples"]
@@ -143,6 +135,7 @@ def markdown(report: dict[str, Any], config: dict[str, Any], environment: dict[s
         "## Training",
         f"{training['steps']:,} steps in {training['seconds']:.0f} s.{loss}",
         "![training loss](figures/loss.png)",
+        *_progress(sheets),
         "## Reproduce",
         f"```\n{environment['command']}\n```",
         _rows(("package", "version"), environment["versions"].items()),
@@ -152,6 +145,16 @@ def markdown(report: dict[str, Any], config: dict[str, Any], environment: dict[s
         _rows(("report.json", "value"), _flat(report)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _progress(sheets: Sequence[Path]) -> list[str]:
+    """A few of the sheets that were drawn during training, evenly chosen, the last among them."""
+    if not sheets:
+        return []
+    chosen = [sheets[round(i)] for i in np.linspace(0, len(sheets) - 1, min(SHEETS, len(sheets)))]
+    shown = " ".join(f"![step {int(sheet.stem)}](figures/steps/{sheet.name})" for sheet in chosen)
+    steps = ", ".join(f"{int(sheet.stem):,}" for sheet in chosen)
+    return [f"Samples of the average from the same noise, after {steps} steps:", shown]
 
 
 def _short(value: float) -> str:
@@ -177,60 +180,6 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    with reading(existing(path)):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a JSON {type(content).__name__}; expected an object")
-    return content
-
-
-def _check(path: Path, report: dict[str, Any]) -> None:
-    """Raise InputError for the first key that is absent or of the wrong type."""
-    keys = dict(KEYS)
-    for solver in report.get("samples") or {}:
-        keys |= {f"samples.{solver}.{key}": NUMBER for key in SOLVER_KEYS}
-    for key, types in keys.items():
-        value: Any = report
-        for part in key.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise InputError(f"{path} has no {key}; run the job again")
-            value = value[part]
-        if not isinstance(value, types) or isinstance(value, bool):
-            expected = " or ".join(kind.__name__ for kind in types)
-            raise InputError(f"{path}: {key} is {json.dumps(value)}; expected {expected}")
-
-
-def _metrics(path: Path) -> list[dict[str, float]]:
-    with reading(existing(path)):
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), NUMBER) for key in ("step", "loss")):
-            raise InputError(f"{path} line {number} has no step and loss; expected numbers for both")
-    return entries
-
-
-def _arrays(path: Path, report: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays that the figures show, checked against the event's shape."""
-    if not zipfile.is_zipfile(existing(path)):
-        raise InputError(f"{path} cannot be read (no complete archive of arrays); run the job again")
-    with reading(path), np.load(path) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    event = tuple(report["data"]["event_shape"])
-    lead = {"real": 1, **{f"samples_{solver}": 1 for solver in report["samples"]}, **dict.fromkeys(PATHS, 2)}
-    for name in (*lead, *(f"{way}_times" for way in PATHS), "log_prob"):
-        if name not in arrays:
-            raise InputError(f"{path} has no array {name}; run the job again")
-        expected = event if name in lead else ()
-        shape = arrays[name].shape
-        if shape[lead.get(name, 1) :] != expected or math.prod(shape) == 0 or arrays[name].dtype.kind not in "buif":
-            raise InputError(f"{path}: {name} is {arrays[name].dtype} {shape}; expected numbers, event {expected}")
-    for way in PATHS:
-        if len(arrays[way]) != len(arrays[f"{way}_times"]):
-            raise InputError(f"{path}: {way} has {len(arrays[way])} frames and {len(arrays[f'{way}_times'])} times")
-    return arrays
 
 
 def main(arguments: list[str]) -> int:

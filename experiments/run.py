@@ -6,62 +6,22 @@ Everything goes to runs/DATA-SDE/: config.json, environment.json, metrics.jsonl,
 report.md and figures/. The same command continues an interrupted run and ends with the same bits.
 """
 
-import contextlib
 import dataclasses
-import io
-import json
-import os
-import platform
-import re
-import resource
-import shlex
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import tyro
 from rich.console import Console
 
-from experiments import evaluate, report
-from experiments.data import Data, InputError, load
-from experiments.fit import Interrupted, check_folder, fail, fit, start
-from experiments.logs import write_atomically
-from experiments.processes import main_process, prepare, versions
+from experiments import commands, draws, likelihoods, machine, report
+from experiments.batches import Parts, Work
+from experiments.data import Data, load
+from experiments.fit import check_folder, fit, start
+from experiments.processes import main_process, prepare
 from experiments.setup import Config, Model, build
+from experiments.watching import watch
+from experiments.writing import write_arrays, write_json
 from scoresde.leaves import to_numpy
-
-
-def environment(config: Config) -> dict[str, Any]:
-    """Versions, machine, command and seed: what a reader needs to repeat the run."""
-    device = jax.devices()[0]
-    return {
-        "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
-        "seed": config.seed,
-        "versions": versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "devices": [f"{device.platform} {device.device_kind}"] * jax.device_count(),
-    }
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process in MiB (getrusage would count that of the process that started it)."""
-    try:
-        high_water = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        high_water = None
-    if high_water:
-        return int(high_water[1]) // 1024
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // scale
-
-
-def _json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def plan(config: Config, data: Data, model: Model) -> list[str]:
@@ -91,25 +51,24 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     if config.dry_run:
         return {}
     state = start(config, model)
-    folder, manifest = config.folder, environment(config)
+    folder, manifest = config.folder, {"seed": config.seed} | machine.environment("run")
     if main_process():
-        _json(folder / "config.json", dataclasses.asdict(config))
-        _json(folder / "environment.json", manifest)
+        write_json(folder / "config.json", dataclasses.asdict(config))
+        write_json(folder / "environment.json", manifest)
 
-    state, training = fit(config, data, model, state, console)
+    state, training = fit(config, data, model, state, console, watch(config, data, model, int(state.step)))
     params = to_numpy(state.ema)
     if not main_process():
         return {}
     score = model.score(params)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
-    console.print("sampling", highlight=False)
-    arrays, samples, real = evaluate.sample_all(keys[0], config, data, model, score)
-    arrays |= {"real": data.held_out} | evaluate.trajectories(keys[1], data, model, score)
-    console.print("evaluating the likelihood", highlight=False)
-    log_prob, likelihood = evaluate.likelihood(keys[2], config, data, model, score)
-    with (folder / "arrays.npz.tmp").open("wb") as file:
-        np.savez_compressed(file, **arrays | log_prob)
-    os.replace(folder / "arrays.npz.tmp", folder / "arrays.npz")
+    parts = Parts(folder / "parts", dataclasses.asdict(config) | {"workdir": None}, replace=True)
+    work = Work(config.evaluation_batch, parts, console)
+    arrays, samples, real = draws.sample_all(keys[0], config, data, model, score, work)
+    arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
+    settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
+    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, data.held_out, settings, work)
+    write_arrays(folder / "arrays.npz", arrays | log_prob, compressed=True)
     result = {
         "name": config.name,
         "data": {
@@ -127,11 +86,12 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         "real": real,
         "samples": samples,
     }
-    _json(folder / "report.json", result)
+    write_json(folder / "report.json", result)
     manifest["seconds"] = round(time.monotonic() - started, 1)
-    manifest["peak_memory_mib"] = peak_memory()
-    _json(folder / "environment.json", manifest)
+    manifest["peak_memory_mib"] = machine.peak_memory()
+    write_json(folder / "environment.json", manifest)
     report.write(folder)
+    parts.remove()
     console.print(report.table(result))
     if likelihood["message"]:
         console.print(likelihood["message"], highlight=False)
@@ -139,28 +99,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     return result
 
 
-def parse(arguments: list[str]) -> Config:
-    """The flags as a Config; tyro's boxed message about a malformed flag becomes one line."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Config, prog="python -m experiments.run", description=Config.__doc__, args=arguments)
-    except SystemExit as stop:
-        if stop.code:
-            fail(re.sub(r"[^\x20-\x7e]+", " ", complaint.getvalue()))
-        raise
-
-
 def main() -> None:
-    """Command line; a mistake in a flag or a file is one line and exit code 2."""
-    config, console = parse(sys.argv[1:]), Console(soft_wrap=True)
-    try:
-        run(config, console)
-    except InputError as error:
-        fail(str(error))
-    except Interrupted as stop:
-        console.print(str(stop), highlight=False)
-        raise SystemExit(130) from None
+    """Command line; see ``commands.main``."""
+    commands.main(Config, "run", run)
 
 
 if __name__ == "__main__":

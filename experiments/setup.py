@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +65,14 @@ def preset(data: Data) -> Preset:
     return PRESETS["digits" if data.name == "digits" else "images" if len(data.event_shape) > 1 else "points"]
 
 
+def one_of(flag: str, value: str, choices: Iterable[str]) -> None:
+    """Raise InputError unless the value of a flag is one of its words."""
+    if value not in (words := list(choices)):
+        close = difflib.get_close_matches(value, words, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"--{flag} must be one of {', '.join(words)}, got {value!r}{hint}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Train a score network by denoising score matching, sample it three ways and evaluate its exact likelihood."""
@@ -118,6 +126,12 @@ class Config:
     """Hutchinson probes an example; as many as there are dimensions make the divergence exact."""
     likelihood_repeats: int = 2
     """Draws of the dequantisation noise for integer data."""
+    evaluation_batch: int = 256
+    """Examples sampled or evaluated at once, over all devices."""
+    sample_every: int = 0
+    """Draw a sheet of samples after about so many steps, always from the same noise; 0 for none."""
+    tensorboard: bool = False
+    """Write what metrics.jsonl holds as TensorBoard event files too."""
     workdir: Path | None = None
     """Folder of the run; by default runs/DATA-SDE."""
     save_seconds: float = 10.0
@@ -164,16 +178,17 @@ class Config:
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
-        words = (("sde", self.sde, SDES), ("network", self.network, NETWORKS), ("dtype", self.dtype, DTYPES))
-        for flag, value, choices in (*words, ("distributed", self.distributed, ("none", "auto"))):
-            if value is not None and value not in choices:
-                close = difflib.get_close_matches(value, choices, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise InputError(f"--{flag} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        words: dict[str, tuple[str | None, Any]] = {"sde": (self.sde, SDES), "network": (self.network, NETWORKS)}
+        words |= {"dtype": (self.dtype, DTYPES), "distributed": (self.distributed, ("none", "auto"))}
+        for flag, (value, choices) in words.items():
+            if value is not None:
+                one_of(flag, value, choices)
         engine = {"keep": 1, "skip_limit": 1, "microbatches": 1, "fsdp": 1, "processes": 1, "process_id": 0}
         at_least = engine | {"steps": 1, "batch": 1, "width": 1, "depth": 1, "samples": 2, "likelihood_probes": 1}
         for field, low in (
-            at_least | {"likelihood_repeats": 1, "seed": 0, "weight_decay": 0, "save_seconds": 0}
+            at_least
+            | {"likelihood_repeats": 1, "seed": 0, "weight_decay": 0, "save_seconds": 0}
+            | {"evaluation_batch": 1, "sample_every": 0}
         ).items():
             value = getattr(self, field)
             if value is not None and not (value >= low and math.isfinite(value)):
@@ -195,9 +210,9 @@ class Config:
     def training(self) -> dict[str, Any]:
         """The part that a checkpoint depends on, as JSON."""
         skip = {"workdir", "resume", "dry_run", "save_seconds", "data_dir", "in_memory_gib"}
-        skip |= {"samples", "likelihood_probes", "likelihood_repeats"}
-        skip |= {"keep", "skip_limit", "microbatches", "remat", "fsdp", "compile_cache"}
-        skip |= {"coordinator", "processes", "process_id", "distributed"}
+        skip |= {"samples", "likelihood_probes", "likelihood_repeats", "evaluation_batch"}
+        skip |= {"sample_every", "tensorboard", "keep", "skip_limit", "microbatches", "remat", "fsdp"}
+        skip |= {"compile_cache", "coordinator", "processes", "process_id", "distributed"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
 

@@ -44,6 +44,7 @@ from scoresde.denoising import (
     gaussian_error,
     grid_path,
     sampled_difference,
+    strata,
 )
 from scoresde.divergence import whole
 from scoresde.likelihood import check_levels
@@ -85,16 +86,19 @@ def _bound(
     path: Path,
     decoder: Partial,
     sampling: tuple[int, int, float],
+    first: int,
 ) -> Bound:
     """The three terms; ``decoder(residual, difference)`` is what one draw at the first time costs each example."""
     draws, repeats, sigma_data = sampling
     squares, dims = jnp.sum(flatten(x) ** 2, axis=1), math.prod(x.shape[1:])
     key_path, key_data = jax.random.split(key)
     score, scale = as_partial(score), jnp.asarray(sigma_data, x.dtype)
-    difference = sampled_difference(key_path, sde, score, x, path, scale, draws, repeats)
+    offsets = strata(len(x), first, x.dtype)
+    difference = sampled_difference(key_path, sde, score, x, path, scale, draws, repeats, first, offsets)
     a, b = path.gaussian(sigma_data)
     diffusion = 0.5 * (difference + (a * dims + b * squares)[None])
-    reconstruction = _decoded(key_data, sde, score, x, jnp.asarray(path.t_data, x.dtype), scale, decoder, repeats)
+    t_data = jnp.asarray(path.t_data, x.dtype)
+    reconstruction = _decoded(key_data, sde, score, x, t_data, scale, decoder, first, repeats)
     prior = 0.5 * math.exp(path.log_snr[0]) * squares
     estimates = diffusion + reconstruction
     error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(repeats) if repeats > 1 else jnp.full_like(prior, jnp.nan)
@@ -111,12 +115,13 @@ def _decoded(
     t: jax.Array,
     sigma_data: jax.Array,
     decoder: Partial,
+    first: ArrayLike,
     repeats: int,
 ) -> jax.Array:
     """(R, B): the decoder's cost of one draw of x_t at the first time for each repeat."""
 
     def draw(key: jax.Array) -> jax.Array:
-        return decoder(*denoising_error(key, sde, score, x, t, sigma_data))
+        return decoder(*denoising_error(key, sde, score, x, t, sigma_data, first))
 
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(draw, jax.random.split(key, repeats))
@@ -143,6 +148,7 @@ def likelihood_bound(
     draws: int = 16,
     repeats: int = 8,
     sigma_data: float = 1.0,
+    first: int = 0,
 ) -> Bound:
     """A lower bound on the log-density of continuous data, by the continuous-time bound with a Gaussian decoder.
 
@@ -154,6 +160,7 @@ def likelihood_bound(
         draws: times of each repeat, stratified in the log-SNR within and across examples.
         repeats: independent estimates, over which ``std_error`` is taken.
         sigma_data: scale of the control variate, best the standard deviation of the data; it does not change the mean.
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 
     Raises:
         ValueError: integer x, a shape without event axes, or a setting out of range.
@@ -173,7 +180,7 @@ def likelihood_bound(
     a, b = gaussian_error(path.log_snr[-1], sigma_data).tolist()
     log_variance = math.log(2 * math.pi) - float(path.log_snr[-1])
     mean = 0.5 * (dims * (a + log_variance) + b * jnp.sum(flatten(x) ** 2, axis=1))
-    return _bound(key, sde, score, x, path, Partial(_gaussian_decoder, mean), (draws, repeats, sigma_data))
+    return _bound(key, sde, score, x, path, Partial(_gaussian_decoder, mean), (draws, repeats, sigma_data), first)
 
 
 def discrete_bound(
@@ -190,6 +197,7 @@ def discrete_bound(
     draws: int = 16,
     repeats: int = 8,
     sigma_data: float = 1.0,
+    first: int = 0,
 ) -> Bound:
     """A lower bound on the log-probability of integer data: the three terms of DDPM (a grid of T steps) or VDM (none).
 
@@ -207,7 +215,7 @@ def discrete_bound(
         t_data: the first time in continuous time (a grid ends with its own). By default where sigma/alpha is half a
             bin, or the end of [t_min, t_max) near it. A score trained on dequantised data knows nothing finer, and
             would pay log(bin_width/rho) for each dimension; one trained on the levels themselves is best at t_min.
-        draws: as in ``likelihood_bound``, like ``repeats`` and ``sigma_data``.
+        draws: as in ``likelihood_bound``, like ``repeats``, ``sigma_data`` and ``first``.
 
     Raises:
         ValueError: levels that are not whole numbers or out of range, a grid that does not begin at t_max, both a grid
@@ -225,7 +233,7 @@ def discrete_bound(
             raise ValueError(f"levels must lie in 0..num_levels - 1 = {last}, got {levels.min()}..{levels.max()}")
         edges[0][levels == 0], edges[1][levels == last] = -np.inf, np.inf
     decoder = Partial(_bin_decoder, tuple(flatten(jnp.asarray(edge, x.dtype)) for edge in edges))
-    return _bound(key, sde, score, x, path, decoder, (draws, repeats, sigma_data))
+    return _bound(key, sde, score, x, path, decoder, (draws, repeats, sigma_data), first)
 
 
 def _discrete_path(sde: SDE, grid: ArrayLike | None, t_data: float | None, bin_width: float) -> Path:

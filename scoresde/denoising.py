@@ -26,6 +26,7 @@ cost do not help further.
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,10 +105,10 @@ def gaussian_error(log_snr: ArrayLike, sigma_data: float) -> np.ndarray:
 
 
 def denoising_error(
-    key: jax.Array, sde: SDE, score: Partial, x: jax.Array, t: jax.Array, sigma_data: jax.Array
+    key: jax.Array, sde: SDE, score: Partial, x: jax.Array, t: jax.Array, sigma_data: jax.Array, first: ArrayLike = 0
 ) -> tuple[jax.Array, jax.Array]:
     """(eps - eps_hat, its square less that of the Gaussian): (B, D) and (B,), for t a scalar or (B,)."""
-    noise = normal_per_example(example_keys(key, x.shape[0]), x.shape[1:], x.dtype)
+    noise = normal_per_example(example_keys(key, x.shape[0], first), x.shape[1:], x.dtype)
     x_t = sde.perturb(x, t, noise)
     x_0, noise = flatten(x), flatten(noise)
     alpha, sigma = (jnp.broadcast_to(a, x.shape[:1])[:, None] for a in (sde.alpha(t), sde.sigma(t)))
@@ -118,18 +119,35 @@ def denoising_error(
     return residual, jnp.sum((residual - gaussian) * (residual + gaussian), axis=1)
 
 
+def strata(batch: int, first: int, dtype: Any = float) -> jax.Array:
+    """Where the strata of the examples first, ..., first + batch - 1 begin, (B,); float64 on the host, then rounded."""
+    return jnp.asarray((GOLDEN * (first + np.arange(batch))) % 1, dtype)
+
+
 @partial(jax.jit, static_argnames=("draws", "repeats"))
 def sampled_difference(
-    key: jax.Array, sde: SDE, score: Partial, x: jax.Array, path: Path, sigma_data: jax.Array, draws: int, repeats: int
+    key: jax.Array,
+    sde: SDE,
+    score: Partial,
+    x: jax.Array,
+    path: Path,
+    sigma_data: jax.Array,
+    draws: int,
+    repeats: int,
+    first: ArrayLike = 0,
+    offsets: jax.Array | None = None,
 ) -> jax.Array:
-    """(R, B): for each repeat, the integral or sum of E||eps - eps_hat||^2 along the path less the Gaussian's."""
-    offsets = jnp.asarray((GOLDEN * np.arange(x.shape[0])) % 1, x.dtype)
+    """(R, B): for each repeat, the integral or sum of E||eps - eps_hat||^2 along the path less the Gaussian's.
+
+    ``offsets`` are ``strata(B, first)``, which is the default for first = 0.
+    """
+    offsets = strata(x.shape[0], 0, x.dtype) if offsets is None else offsets
 
     def draw(index: jax.Array) -> jax.Array:
         key_units, key_noise = jax.random.split(jax.random.fold_in(key, index // draws))
         units = ((jax.random.uniform(key_units, dtype=x.dtype) + offsets) % 1 + index % draws) / draws
         t, weight = path.draw(sde, units)
-        return weight * denoising_error(jax.random.fold_in(key_noise, index), sde, score, x, t, sigma_data)[1]
+        return weight * denoising_error(jax.random.fold_in(key_noise, index), sde, score, x, t, sigma_data, first)[1]
 
     with jax.default_matmul_precision("highest"):
         values = jax.lax.map(draw, jnp.arange(repeats * draws))

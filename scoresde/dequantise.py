@@ -62,14 +62,15 @@ def dequantise(
     bin_width: float,
     shift: ArrayLike = 0.0,
     law: Dequantisation = uniform_dequantisation,
+    first: ArrayLike = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """One draw of (y, log q(u)), (B, *event) and (B,), for integers ``levels``; example i depends on (key, i) alone.
+    """One draw of (y, log q(u)), (B, *event) and (B,), for integers ``levels``; row i depends on (key, first + i).
 
     Raises:
         ValueError: levels that are not whole numbers, or a bin width that is not positive and finite.
     """
     levels = check_levels(levels, bin_width, "log_likelihood")
-    u, log_q = jax.vmap(lambda key: law(key, levels.shape[1:]))(example_keys(key, len(levels)))
+    u, log_q = jax.vmap(lambda key: law(key, levels.shape[1:]))(example_keys(key, len(levels), first))
     return jnp.asarray((levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width, u.dtype), log_q
 
 
@@ -83,6 +84,7 @@ def dequantised_log_likelihood(
     shift: ArrayLike = 0.0,
     repeats: int = 1,
     dequantisation: Dequantisation = uniform_dequantisation,
+    first: ArrayLike = 0,
     **settings: Any,
 ) -> Likelihood:
     """The log-density of integer data made continuous inside the call, averaged over ``repeats`` draws of the noise.
@@ -97,6 +99,7 @@ def dequantised_log_likelihood(
         repeats: draws of the dequantisation noise (and of the probes), at least 1.
         dequantisation: the law of u: ``uniform_dequantisation``, ``truncated_normal_dequantisation(std)`` or any
             function (key, event shape) -> (u, log q(u)).
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
         **settings: passed to ``log_likelihood``.
 
     Returns:
@@ -112,8 +115,8 @@ def dequantised_log_likelihood(
     results, log_ratios = [], []
     for k in range(whole("repeats", repeats)):
         key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
-        y, log_q = dequantise(key_noise, levels, bin_width, shift, dequantisation)
-        results.append(log_likelihood(key_probes, sde, score, y, **settings))
+        y, log_q = dequantise(key_noise, levels, bin_width, shift, dequantisation, first)
+        results.append(log_likelihood(key_probes, sde, score, y, first=first, **settings))
         log_ratios.append(results[-1].log_prob - log_q)
     ratios = jnp.stack(log_ratios)
     several = {} if repeats == 1 else {"std_error": jnp.std(ratios, axis=0, ddof=1) / math.sqrt(repeats)}

@@ -80,6 +80,7 @@ def log_likelihood(
     sigma_data: float = 1.0,
     max_steps: int = 1000,
     steps: int | None = None,
+    first: ArrayLike = 0,
 ) -> Likelihood:
     """The log-density of ``x`` at t_min under the probability flow of ``score``. No noise is added to x.
 
@@ -98,6 +99,7 @@ def log_likelihood(
             This is the road for gradients with respect to x or to arrays of the score: reverse mode through a fixed
             number of steps, checkpointed by diffrax, so that memory grows with their square root or slower. Of the
             true score the gradient is the score at t_min itself, which is cheaper asked for directly.
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 
     Raises:
         ValueError: integer x, a shape without event axes, or a setting out of range.
@@ -106,7 +108,7 @@ def log_likelihood(
     method = Method(solver or diffrax.Tsit5(), max_steps if steps is None else steps, fixed=steps is not None)
     method.check(rtol, atol, sigma_data)
     *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
-    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, method, divergence)
+    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, first, method, divergence)
 
 
 def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
@@ -139,6 +141,7 @@ def _log_likelihood(
     x: jax.Array,
     tolerance: tuple[jax.Array, ...],
     sigma_data: jax.Array,
+    first: ArrayLike,
     method: Method,
     divergence: Divergence,
 ) -> Likelihood:
@@ -160,7 +163,8 @@ def _log_likelihood(
         return (u[0], dims * integral[0]), *rest
 
     with jax.default_matmul_precision("highest"):
-        (u, integral), num_evals, success, (at_limit, reached) = jax.vmap(solve)(example_keys(key, x.shape[0]), x)
+        keys = example_keys(key, x.shape[0], first)
+        (u, integral), num_evals, success, (at_limit, reached) = jax.vmap(solve)(keys, x)
     latent = r_max * u
     log_prob = sde.prior_log_prob(latent) + dims * jnp.log(r_max / r_min) + jnp.mean(integral, axis=1)
     time = jnp.where(success, t_max, time_at(sde, reached, sigma_data, (t_min, t_max)))

@@ -197,9 +197,9 @@ class SDE(abc.ABC):
         return -0.5 * (jnp.sum(x**2, axis=1) / variance + x.shape[1] * jnp.log(2 * jnp.pi * variance))
 
 
-def example_keys(key: jax.Array, batch: int) -> jax.Array:
-    """One key per example, (batch,): a function of (key, i) alone, whatever the batch size."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch))
+def example_keys(key: jax.Array, batch: int, first: ArrayLike = 0) -> jax.Array:
+    """Keys of the examples first, ..., first + batch - 1: functions of (key, number) alone, whatever the batch."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(batch))
 
 
 def normal_per_example(keys: jax.Array, event_shape: tuple[int, ...], dtype: Any = float) -> jax.Array:

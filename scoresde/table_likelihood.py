@@ -74,6 +74,7 @@ def table_log_likelihood(
     solver: Callable[[SDE, np.ndarray], Table] = UPWARD,
     divergence: Divergence = exact_divergence,
     estimate_error: bool = True,
+    first: ArrayLike = 0,
 ) -> TableLikelihood:
     """The log-density of ``x`` at the last time of ``grid`` under the probability flow of ``score``.
 
@@ -88,6 +89,7 @@ def table_log_likelihood(
             with ``correct_last`` and ``detail=0.04``; give it your own ``sigma_data``.
         divergence: ``exact_divergence``, ``hutchinson(probes)``, ... as for ``log_likelihood``.
         estimate_error: whether to run the table on every second node too (half as many evaluations more).
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 
     Raises:
         ValueError: integer x, a grid that does not start at t_max, a solver with noise.
@@ -97,7 +99,7 @@ def table_log_likelihood(
     if up[-1] < sde.t_max * (1 - 1e-6):
         raise ValueError(f"the grid must start at t_max = {sde.t_max:g}, where the prior is, got {up[-1]:g}")
     fine, *coarse = (
-        _run(key, sde, as_partial(score), _registers(solver(sde, t)), x, divergence)
+        _run(key, sde, as_partial(score), _registers(solver(sde, t)), x, first, divergence)
         for t in (up, np.append(up[:-1:2], up[-1]))[: 1 + estimate_error]
     )
     log_prob, estimates, latent = fine[:3]
@@ -117,9 +119,11 @@ def _registers(table: Table) -> tuple[Any, Any, float]:
     return *rows, float(np.log(g[-1]))
 
 
-def _run(key: jax.Array, sde: SDE, score: Partial, rows: Any, x: jax.Array, divergence: Divergence) -> Any:
+def _run(
+    key: jax.Array, sde: SDE, score: Partial, rows: Any, x: jax.Array, first: ArrayLike, divergence: Divergence
+) -> Any:
     looks, commits, log_gain = rows
-    log_prob, estimates, latent = _compiled(key, sde, score, looks, commits, log_gain, x, divergence)
+    log_prob, estimates, latent = _compiled(key, sde, score, looks, commits, log_gain, x, first, divergence)
     return log_prob, estimates, latent, len(looks[0])
 
 
@@ -132,6 +136,7 @@ def _compiled(
     commits: Any,
     log_gain: float,
     x: jax.Array,
+    first: ArrayLike,
     divergence: Divergence,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     dims, width = math.prod(x.shape[1:]), commits[1].shape[1]
@@ -162,6 +167,6 @@ def _compiled(
         return commit(jax.tree.map(lambda v: v[-1], commits), state)
 
     with jax.default_matmul_precision("highest"):
-        latent, estimates = jax.vmap(solve)(example_keys(key, x.shape[0]), x)
+        latent, estimates = jax.vmap(solve)(example_keys(key, x.shape[0], first), x)
     log_prob = sde.prior_log_prob(latent) + dims * log_gain + jnp.mean(estimates, axis=1)
     return log_prob, estimates, latent

@@ -31,7 +31,6 @@ FLOORS = {
     "likelihood": 2,
     "guidance": 2,
     "inverse": 2,
-    "average": 2,
     "sharding": 2,
     "train": 3,
     "levels": 3,

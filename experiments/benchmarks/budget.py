@@ -20,8 +20,8 @@ import tyro
 
 import scoresde as ss
 from experiments.data import load
-from experiments.evaluate import TOLERANCE
 from experiments.fit import fail, start
+from experiments.likelihoods import TOLERANCE
 from experiments.setup import Config, build
 
 

@@ -138,6 +138,7 @@ def sample(
     *,
     noise: Cells | None = None,
     trajectory: bool = False,
+    first: ArrayLike = 0,
 ) -> jax.Array:
     """Draw the prior N(0, sigma^2 I) at the table's first time and run the table.
 
@@ -149,14 +150,15 @@ def sample(
         noise: None for fresh noise in each row, or ``ss.brownian_path(sde)`` to take it from one Brownian path per
             example, shared by all tables of that SDE.
         trajectory: return every committed state instead, (num_evals + 1, B, *event), at ``table.times``.
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 
     Returns:
         (B, *event), at the table's last time.
     """
     key_prior, key_noise = jax.random.split(key)
-    prior = normal_per_example(example_keys(key_prior, shape[0]), tuple(shape[1:]))
+    prior = normal_per_example(example_keys(key_prior, shape[0], first), tuple(shape[1:]))
     start_std = jnp.asarray(_checked(table).start_std, prior.dtype)
-    return integrate(key_noise, score, table, start_std * prior, noise=noise, trajectory=trajectory)
+    return integrate(key_noise, score, table, start_std * prior, noise=noise, trajectory=trajectory, first=first)
 
 
 def integrate(
@@ -167,6 +169,7 @@ def integrate(
     *,
     noise: Cells | None = None,
     trajectory: bool = False,
+    first: ArrayLike = 0,
 ) -> jax.Array:
     """Run the table from the state ``x`` (B, *event) at its first time; the rest as for ``sample``.
 
@@ -177,7 +180,7 @@ def integrate(
     if x.ndim < 1 or not len(x):
         raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
     cells = None if noise is None else noise(_checked(table).times)
-    return _integrate(key, as_partial(score), _checked(table), x, cells, trajectory)
+    return _integrate(key, as_partial(score), _checked(table), x, cells, first, trajectory)
 
 
 def _checked(table: Table) -> Table:
@@ -187,8 +190,10 @@ def _checked(table: Table) -> Table:
 
 
 @partial(jax.jit, static_argnames="trajectory")
-def _integrate(key: jax.Array, score: Partial, table: Table, x: jax.Array, cells: Any, trajectory: bool) -> jax.Array:
-    keys = example_keys(key, x.shape[0])
+def _integrate(
+    key: jax.Array, score: Partial, table: Table, x: jax.Array, cells: Any, first: ArrayLike, trajectory: bool
+) -> jax.Array:
+    keys = example_keys(key, x.shape[0], first)
     table = jax.tree.map(lambda v: jnp.asarray(v, x.dtype), table)
     index = jnp.arange(table.num_evals + 1)
     rows = jax.tree.map(lambda v: v[:-1], ((index, cells), table.commit))

@@ -1,0 +1,200 @@
+"""The likelihood of many examples and the variational bound beside it, in batches, with every error that they have.
+
+Of integers k the density is that of y = (k + u - shift) w with u in [0, 1)^D, averaged over ``repeats`` draws of u and
+stated in bits per dimension; of measurements it is stated in nats in their own units. Example i depends on (key, i)
+alone. Errors: of the mean, over examples; of the divergence, over probes or draws; of a fixed grid, from the same table
+on every second node; of adaptive steps, the tolerance.
+"""
+
+import dataclasses
+import math
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import scoresde as ss
+from experiments.batches import Arrays, Job, Work, replicated, rows, spread, spread_score
+from experiments.data import Data, InputError
+from experiments.setup import Model
+from scoresde.dequantise import dequantise
+from scoresde.flow import failure_message
+
+TOLERANCE = 1e-4  # relative and absolute, of adaptive steps
+FINEST, SHARE = 0.2, 0.15  # of the fixed grid: ``angle_grid``, as ``table_log_likelihood`` wants it for data of scale 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a likelihood is measured."""
+
+    probes: int
+    """Hutchinson probes; 0, or as many as there are dimensions, for the exact divergence."""
+    repeats: int = 1
+    """Draws of the dequantisation noise of integers."""
+    evaluations: int | None = None
+    """Of a fixed grid; None for adaptive steps."""
+    tolerance: float = TOLERANCE
+    bound: bool = True
+    """Whether the variational bound of integers is measured too."""
+
+    def divergence(self, dims: int) -> Any:
+        return ss.hutchinson(self.probes) if 0 < self.probes < dims else ss.exact_divergence
+
+
+def likelihood(
+    key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings, work: Work
+) -> tuple[Arrays, dict[str, Any]]:
+    """The likelihood of the examples x (n, *event) in raw units.
+
+    Returns:
+        arrays (n,), ``log_prob`` in the unit of the figures and ``exact_log_prob`` where the law is known; the figures.
+
+    Raises:
+        InputError: fewer than two examples could be evaluated.
+    """
+    started, (key_density, key_bound) = time.monotonic(), jax.random.split(key)
+    density = work.run("likelihood", _density(key_density, data, model, replicated(score), x, settings), len(x))
+    result = _figures(density, data, settings)
+    values = {"log_prob": _in_units(density["log_prob"], data)}
+    if data.mixture is not None:
+        values["exact_log_prob"] = np.asarray(ss.GaussianMixture(*data.mixture).log_prob(jnp.asarray(x)))
+        result["exact"] = float(values["exact_log_prob"].mean())
+    result |= {"seconds": round(time.monotonic() - started, 2), "bound": None}
+    if settings.bound and data.levels:
+        started = time.monotonic()
+        bound = work.run("bound", _bound(key_bound, data, model, spread_score(score), x), len(x))
+        result["bound"] = _bound_figures(bound, data) | {"seconds": round(time.monotonic() - started, 2)}
+    return values, result
+
+
+def _density(key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings) -> Job:
+    """Of each example: log_prob in nats in model units and its std_error, num_evals, success, and what failed."""
+    repeats = settings.repeats if data.bin_width else 1
+    evaluate = _on_grid if settings.evaluations else _adaptive
+    measure = partial(evaluate, model, score, settings, settings.divergence(math.prod(data.event_shape)))
+
+    def job(first: int, size: int) -> Arrays:
+        raw, draws = rows(x, first, size), []
+        for k in range(repeats):
+            key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
+            if data.bin_width is None:
+                y, log_q = data.to_model(raw), jnp.zeros(size)
+            else:
+                y, log_q = dequantise(key_noise, raw, data.bin_width, data.shift, first=first)
+            result = measure(key_probes, spread(y), first)
+            draws.append(result | {"log_prob": result["log_prob"] - np.asarray(log_q)})
+        each = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+        merged = {name: np.mean(value, axis=0) for name, value in each.items()}
+        if repeats > 1:
+            merged["std_error"] = np.std(each["log_prob"], axis=0, ddof=1) / math.sqrt(repeats)
+        merged |= {"num_evals": np.sum(each["num_evals"], axis=0), "success": np.all(each["success"], axis=0)}
+        return merged | {"at_limit": np.any(each["at_limit"], axis=0), "time": np.min(each["time"], axis=0)}
+
+    return job
+
+
+def _adaptive(
+    model: Model, score: Any, settings: Settings, divergence: Any, key: jax.Array, x: jax.Array, first: int
+) -> Arrays:
+    tolerances: dict[str, Any] = {"rtol": settings.tolerance, "atol": settings.tolerance}
+    scale = model.precond.sigma_data
+    result = ss.log_likelihood(
+        key, model.sde, score, x, divergence=divergence, sigma_data=scale, first=first, **tolerances
+    )
+    names = ("log_prob", "std_error", "num_evals", "success", "at_limit", "time")
+    arrays = {name: np.asarray(getattr(result, name)) for name in names}
+    return arrays | {"max_steps": np.full(len(x), result.max_steps)}
+
+
+def _on_grid(
+    model: Model, score: Any, settings: Settings, divergence: Any, key: jax.Array, x: jax.Array, first: int
+) -> Arrays:
+    sde, scale = model.sde, model.precond.sigma_data
+    steps = int(settings.evaluations or 0) - 1  # the last step is corrected by one evaluation more
+    grid = ss.angle_grid(sde, steps, FINEST * scale, SHARE)
+    result = ss.table_log_likelihood(key, sde, score, grid, x, divergence=divergence, first=first)
+    log_prob = np.asarray(result.log_prob)
+    return {
+        "log_prob": log_prob,
+        "std_error": np.asarray(result.std_error),
+        "grid_error": np.asarray(result.error),
+        "num_evals": np.full(len(x), result.num_evals + result.num_checks),
+        "success": np.isfinite(log_prob),
+        "at_limit": np.zeros(len(x), bool),
+        "time": np.full(len(x), sde.t_max),
+        "max_steps": np.full(len(x), result.num_evals),
+    }
+
+
+def _bound(key: jax.Array, data: Data, model: Model, score: Any, x: Any) -> Job:
+    """Variational bounds of integers, in nats: of the dequantised data, and of the integers themselves."""
+    key_noise, key_bound = jax.random.split(key)
+    bins: dict[str, Any] = {"bin_width": data.bin_width, "shift": data.shift}
+
+    def job(first: int, size: int) -> Arrays:
+        raw = rows(x, first, size)
+        scale: dict[str, Any] = {"sigma_data": model.precond.sigma_data, "first": first}
+        y, _ = dequantise(key_noise, raw, **bins, first=first)
+        results = {
+            "bound": ss.likelihood_bound(key_bound, model.sde, score, y, **scale),
+            "discrete_bound": ss.discrete_bound(
+                key_bound, model.sde, score, raw, num_levels=data.levels, **bins, **scale
+            ),
+        }
+        arrays = {name: np.asarray(result.bound) for name, result in results.items()}
+        arrays |= {f"{name}_error": np.asarray(result.std_error) for name, result in results.items()}
+        evaluations = sum(result.num_evals for result in results.values())
+        return arrays | {"bound_evals": np.full(size, evaluations)}
+
+    return job
+
+
+def _in_units(log_prob: np.ndarray, data: Data, width: float | None = None) -> np.ndarray:
+    """Nats in model units as bits per dimension of integers, or as nats in raw units of measurements."""
+    if data.bin_width is None:
+        return log_prob + data.log_det
+    return np.asarray(ss.bits_per_dim(log_prob, math.prod(data.event_shape), width or data.bin_width))
+
+
+def _per_unit(data: Data) -> float:
+    """Units of the report in a nat."""
+    return 1.0 if data.bin_width is None else 1 / (math.prod(data.event_shape) * math.log(2))
+
+
+def _figures(arrays: Arrays, data: Data, settings: Settings) -> dict[str, Any]:
+    good = arrays["success"]
+    message = failure_message(good, int(arrays["max_steps"][0]), arrays["at_limit"], arrays["time"])
+    if good.sum() < 2:
+        raise InputError(f"the likelihood of {(~good).sum()} of {len(good)} examples could not be had: {message}")
+    mean, std_error = ss.mean_with_error(_in_units(arrays["log_prob"], data)[good])
+    probe_error, dims = arrays["std_error"][good] * _per_unit(data), math.prod(data.event_shape)
+    several, grid = np.all(np.isfinite(probe_error)), settings.evaluations is not None
+    return {
+        "unit": "nats" if data.bin_width is None else "bits/dim",
+        "mean": mean,
+        "std_error": std_error,
+        "examples": int(good.sum()),
+        "failed": int((~good).sum()),
+        "message": message,
+        "repeats": settings.repeats if data.bin_width else 1,
+        "probes": settings.probes if settings.probes < dims else 0,
+        "probe_std_error": float(np.sqrt(np.sum(probe_error**2)) / good.sum()) if several else None,
+        "method": "fixed grid" if grid else f"adaptive, tolerance {settings.tolerance:g}",
+        "grid_error": float(np.mean(arrays["grid_error"][good])) * _per_unit(data) if grid else None,
+        "num_evals": float(np.mean(arrays["num_evals"])),
+        "exact": None,
+    }
+
+
+def _bound_figures(arrays: Arrays, data: Data) -> dict[str, float]:
+    """Bits per dimension: ``mean`` of the dequantised data like the likelihood, ``discrete_mean`` of the integers."""
+    figures = {"num_evals": float(arrays["bound_evals"][0])}
+    for prefix, name, width in (("", "bound", None), ("discrete_", "discrete_bound", 1.0)):
+        figures[f"{prefix}mean"] = float(np.mean(_in_units(arrays[name], data, width)))
+        error = np.linalg.norm(arrays[f"{name}_error"]) / len(arrays[name])
+        figures[f"{prefix}std_error"] = float(error) * _per_unit(data)
+    return figures

@@ -1,0 +1,19 @@
+"""A run folder in a moment: a small network as it is before training, with its checkpoint, on digits or on points."""
+
+import dataclasses
+import json
+
+from experiments.data import load
+from experiments.setup import Config, build
+from scoresde import checkpoint
+
+
+def save_run(folder, data="digits", **flags):
+    """Write config.json and checkpoint/ as the main job does, and return the configuration, the data and the model."""
+    loaded = load(data)
+    config = Config(data=data, width=16, depth=1, steps=10, workdir=folder, **flags).resolve(loaded)
+    model = build(config, loaded)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str))
+    checkpoint.save(folder / "checkpoint", model.init(), {"config": config.training()})
+    return config, loaded, model
