@@ -48,7 +48,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Any]:
-    """Batches of the steps `step` .. `total` - 1, stacked for calls of `steps_per_call` steps (the last may have fewer).
+    """Batches of the steps `step` .. `total` - 1, stacked in calls of `steps_per_call` steps, the last perhaps fewer.
 
     Yields `data.batch`es with leading axes (steps, batch / process_count): the part of this process. About
     1 + READ_AHEAD + READ_THREADS calls are in memory at once. Close the iterator to stop its threads early.
