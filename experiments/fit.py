@@ -150,7 +150,6 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
     first = step = int(state.step)
     if first:
         console.print(f"continuing from step {first} of {total}", highlight=False)
-    log = Log(config.folder / "metrics.jsonl", step)
     trainer = dataclasses.replace(model.trainer, mesh=training_mesh(config))
     started = saved = time.monotonic()
 
@@ -167,6 +166,7 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
 
     with (
         memory_errors(),
+        Log(config.folder / "metrics.jsonl", step) as log,
         checkpoint.Writer(path, keep=config.keep) as writer,
         _stop_requested() as stopping,
         progress(console, total) as show,
