@@ -32,8 +32,9 @@ plain = ss.Trainer(loss, optax.adam(0.01), averages=(ss.warmed(0.9), ss.warmed(0
 
 def prepared(mesh):
     state = plain.init(jax.random.key(0), params)
-    where = ss.state_sharding(mesh, state)
-    return to_devices(state, jax.tree.map(lambda a, at: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=at), state, where))
+    def place(a, at):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=at)
+    return to_devices(state, jax.tree.map(place, state, ss.state_sharding(mesh, state)))
 
 def numbers(state):
     return jax.tree.leaves(to_numpy(state))
