@@ -24,6 +24,8 @@ from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, st
 from scoresde.leaves import place, to_devices
 
 STEPS_PER_CALL = 50
+OnCall = Callable[[int, State, dict[str, Any]], None]
+"""(step, state, the step's line of metrics.jsonl) after each compiled call; the state is not to be kept."""
 DEVICE_BYTES = 2 << 30  # data up to this size lie on every device, larger ones stream
 
 
@@ -118,13 +120,21 @@ def _advance(config: Config, data: Data, trainer: Trainer, step: int) -> Callabl
             f"{batch} training examples are fewer than --batch and not a multiple of devices x --microbatches"
         )
     if isinstance(data.train, np.ndarray) and data.train.nbytes <= DEVICE_BYTES:
-        images = place(data.train, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
-        return lambda state, steps: trainer.run(state, images, steps=steps, batch_size=batch)
-    share = jax.process_index(), jax.process_count()
-    stream = import_module("experiments.stream").batches(data, config.seed, step, STEPS_PER_CALL, batch, *share)
+        whole = place(data.train, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+        return lambda state, steps: trainer.run(state, whole, steps=steps, batch_size=batch)
+    stream = import_module("experiments.stream").batches(
+        data,
+        seed=config.seed,
+        step=step,
+        total=int(config.steps or 0),
+        steps_per_call=STEPS_PER_CALL,
+        batch=batch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
-    def advance(state: State, steps: int) -> Any:
-        stacked = jax.tree.map(lambda a: a[:steps], next(stream))
+    def advance(state: State, _: int) -> Any:
+        stacked = next(stream)
         if mesh is not None:
             cut = batch_sharding(mesh, stacked=True)
             stacked = jax.tree.map(lambda a: jax.make_array_from_process_local_data(cut, a), stacked)
@@ -133,10 +143,18 @@ def _advance(config: Config, data: Data, trainer: Trainer, step: int) -> Callabl
     return advance
 
 
-def fit(config: Config, data: Data, model: Model, state: State, console: Console) -> tuple[State, dict[str, Any]]:
+def fit(
+    config: Config,
+    data: Data,
+    model: Model,
+    state: State,
+    console: Console,
+    on_call: OnCall = lambda step, state, metrics: None,
+) -> tuple[State, dict[str, Any]]:
     """Train from ``state`` to ``config.steps``; the state is donated.
 
-    Calls are dispatched before the metrics of the call before are read, so the devices never wait for the host.
+    A call is dispatched before the metrics of the one before are read, so the devices do not wait for the host; the
+    state that ``on_call`` sees is therefore up to one call ahead of its metrics.
 
     Returns:
         the final state and {steps, seconds, steps_per_second, final_loss, parameters} of this process.
@@ -162,6 +180,7 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
                 f"lower --learning-rate, or look at the data; the last checkpoint in {path} is kept"
             )
         loss = float("nan") if entry["loss"] is None else entry["loss"]
+        on_call(at, state, entry)
         show(at, loss, (at - first) / (time.monotonic() - started))
 
     with (

@@ -52,15 +52,15 @@ def run(config, model, console=QUIET):
     return fit(config, DATA, model, start(config, model), console)
 
 
-def batches(data, seed, step, steps_per_call, batch, process_index, process_count):
-    """A stream as long as one likes, in the order that the device would use."""
+def batches(data, *, seed, step, total, steps_per_call, batch, process_index, process_count):
+    """A stream in the order that the device would use, for calls of ``steps_per_call`` steps, the last shorter."""
     assert (seed, process_index, process_count) == (0, 0, 1)
     key, n = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], 1), len(data.train)
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), n))
-    while True:
-        index = order[np.arange(step * batch, (step + steps_per_call) * batch)].reshape(steps_per_call, batch)
-        yield data.train[index]
-        step += steps_per_call
+    while step < total:
+        steps = min(steps_per_call, total - step)
+        yield data.train[order[np.arange(step * batch, (step + steps) * batch)].reshape(steps, batch)]
+        step += steps
 
 
 def test_a_stream_gives_the_bits_of_data_on_the_device_and_resumes(tmp_path, monkeypatch, model):
