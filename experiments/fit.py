@@ -127,7 +127,7 @@ def _advance(config: Config, data: Data, trainer: Trainer, step: int) -> Callabl
     plan = {"seed": config.seed, "step": step, "total": int(config.steps or 0), "steps_per_call": STEPS_PER_CALL}
     stream = batches(data, batch=batch, **plan, **share)
 
-    def advance(state: State, steps: int) -> Any:
+    def advance(state: State, _: int) -> Any:
         stacked = next(stream)
         if mesh is not None:
             cut = batch_sharding(mesh, stacked=True)
@@ -147,7 +147,8 @@ def fit(
 ) -> tuple[State, dict[str, Any]]:
     """Train from ``state`` to ``config.steps``; the state is donated.
 
-    Calls are dispatched before the metrics of the call before are read, so the devices never wait for the host.
+    A call is dispatched before the metrics of the one before are read, so the devices do not wait for the host; the
+    state that ``on_call`` sees is therefore up to one call ahead of its metrics.
 
     Returns:
         the final state and {steps, seconds, steps_per_second, final_loss, parameters} of this process.
@@ -161,7 +162,6 @@ def fit(
     first = step = int(state.step)
     if first:
         console.print(f"continuing from step {first} of {total}", highlight=False)
-    log = Log(config.folder / "metrics.jsonl", step)
     trainer = dataclasses.replace(model.trainer, mesh=training_mesh(config))
     started = saved = time.monotonic()
 
@@ -179,6 +179,7 @@ def fit(
 
     with (
         memory_errors(),
+        Log(config.folder / "metrics.jsonl", step) as log,
         checkpoint.Writer(path, keep=config.keep) as writer,
         _stop_requested() as stopping,
         progress(console, total) as show,

@@ -40,6 +40,13 @@ class Log:
             self.file.flush()
         return entry
 
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
 
 @contextmanager
 def progress(console: Console, total: int) -> Any:

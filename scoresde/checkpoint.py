@@ -86,12 +86,16 @@ def restore(path: str | os.PathLike, target: Any) -> tuple[Any, dict[str, Any]]:
     Warns where the newest version is damaged and an older one serves. Raises FileNotFoundError where there is no
     checkpoint, and ValueError naming the damaged file or the first leaf that differs from the target.
     """
-    return _from_newest(Path(path).absolute(), lambda version: _read(version, target))
+    records, arrays, metadata = _from_newest(Path(path).absolute(), _contents)
+    check_alike(f"checkpoint {path}", records, target)
+    leaves = map(from_host, jax.tree.leaves(target), records, arrays)
+    return jax.tree.unflatten(jax.tree.structure(target), leaves), metadata
 
 
 def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays last saved at `path` by name (NumPy; keys as `key_data`), and the metadata. Raises as `restore`."""
-    return _from_newest(Path(path).absolute(), _named)
+    records, arrays, metadata = _from_newest(Path(path).absolute(), _contents)
+    return {record.name: array for record, array in zip(records, arrays, strict=True)}, metadata
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -224,18 +228,6 @@ def _contents(version: Path) -> tuple[list[Record], list[np.ndarray], dict[str, 
             as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
             arrays |= checkpointer.restore(version / _ARRAYS, restore_args=as_numpy)
     return records, [arrays[str(i)] for i in range(len(records))], content["metadata"]
-
-
-def _read(version: Path, target: Any) -> tuple[Any, dict[str, Any]]:
-    records, arrays, metadata = _contents(version)
-    check_alike(f"checkpoint {version}", records, target)
-    leaves = map(from_host, jax.tree.leaves(target), records, arrays)
-    return jax.tree.unflatten(jax.tree.structure(target), leaves), metadata
-
-
-def _named(version: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    records, arrays, metadata = _contents(version)
-    return {record.name: array for record, array in zip(records, arrays, strict=True)}, metadata
 
 
 @contextlib.contextmanager

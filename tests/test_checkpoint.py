@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scoresde.checkpoint import read_metadata, restore, save
+from scoresde.checkpoint import Writer, read_arrays, read_metadata, restore, save
 
 
 class Moments(NamedTuple):
@@ -186,6 +186,54 @@ def test_a_snapshot_at_every_file_operation_restores_the_old_or_the_new(tmp_path
         save(copy, state(3.0), {"step": 3})
         assert restore(copy, state())[1] == {"step": 3}
         assert [p.name.isdecimal() for p in copy.iterdir()] == [True]
+
+
+def test_a_writer_goes_on_at_once_keeps_what_was_saved_and_several_versions(tmp_path):
+    """The tree is donated right after each save; what is on disk is what it was then."""
+    change = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    tree = {"a": jnp.zeros((300, 300)), "b": jnp.zeros(7, jnp.int32)}
+    with Writer(tmp_path / "c", keep=3) as writer:
+        for i in range(5):
+            writer.save(tree, {"i": i})
+            tree = change(tree)
+    assert [int(p.name) for p in sorted((tmp_path / "c").iterdir())] == [3, 4, 5]
+    for i in (4, 3, 2):
+        got, metadata = restore(tmp_path / "c", tree)
+        assert metadata == {"i": i} and (np.asarray(got["a"]) == i).all() and (np.asarray(got["b"]) == i).all()
+        shutil.rmtree(max((tmp_path / "c").iterdir()))
+
+
+def test_what_a_writer_could_not_write_is_raised_by_the_next_save(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write the checkpoint"), Writer(tmp_path / "file") as writer:
+        writer.save(state(), {})
+        writer.save(state(), {})
+    with pytest.raises(OSError, match="cannot write the checkpoint"), Writer(tmp_path / "file") as writer:
+        writer.save(state(), {})
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_the_newest_whole_version_serves_with_a_warning(tmp_path, damaged):
+    for i in (1, 2, 3):
+        save(tmp_path, state(float(i)), {"i": i}, keep=3)
+    for version in sorted(tmp_path.iterdir())[-damaged:]:
+        data = max((p for p in version.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        data.write_bytes(data.read_bytes()[:-1])
+    words = rf"checkpoint .*0003 is damaged: .*truncated or altered; taking the older version 00000000000{3 - damaged}"
+    with pytest.warns(UserWarning, match=words):
+        got, metadata = restore(tmp_path, state())
+    assert metadata == {"i": 3 - damaged}
+    assert_same(got, state(3.0 - damaged))
+    with pytest.raises(ValueError, match="saved from another structure"):  # which is no damage
+        restore(tmp_path, {"a": 1})
+
+
+def test_arrays_by_name_need_no_target(tmp_path):
+    save(tmp_path, state(2.0), {"i": 1})
+    arrays, metadata = read_arrays(tmp_path)
+    assert metadata == {"i": 1} and arrays["['params']['w']"].tolist() == [[2.0] * 3] * 4
+    assert arrays["['params']['b']"].dtype == jnp.bfloat16
+    assert arrays["['key']"].tolist() == jax.random.key_data(jax.random.key(2)).tolist()
 
 
 SAVER = """

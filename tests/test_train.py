@@ -306,7 +306,7 @@ def test_steps_that_are_not_finite_are_skipped_and_reported():
     equal((state.params, state.averages, state.opt_state), (clean.params, clean.averages, clean.opt_state))
     assert metrics["skipped"].tolist() == [0, 1, 2, 0, 0, 1]
     assert (state.step, state.skipped.total, state.skipped.in_a_row) == (6, 3, 1)
-    report = "step 5: loss inf at noise level 2, no finite gradient in 1 of 2 leaves, first ['a']"
+    report = "step 5: loss inf at noise level 2, gradient not finite in 1 of 2 leaves, first ['a']"
     assert state.skipped.report(start) == report
     onward, _ = trainer.run_batches(state, jnp.asarray(good))
     assert (onward.skipped.total, onward.skipped.in_a_row, onward.skipped.step) == (3, 0, 5)
