@@ -15,7 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments import snapshots
 from experiments.data import Data, InputError
+from experiments.objective import level_curves
 from experiments.setup import Config, Model
 from scoresde import State, checkpoint
 
@@ -93,18 +95,20 @@ def _stop_requested() -> Any:
 
 
 class Log:
-    """``metrics.jsonl``: one line a compiled call, cut back to the restored step so that it never repeats itself."""
+    """Lines of JSON with a step, as in ``metrics.jsonl``, cut back to the restored step so that none is repeated."""
 
     def __init__(self, path: Path, step: int):
         lines = path.read_text().splitlines(keepends=True) if path.exists() and step else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_atomically(path, "".join(kept))
-        self.file = path.open("a")
+        self.path = path
 
     def add(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-        entry = {"step": step} | {k: float(np.mean(np.asarray(v, np.float64))) for k, v in metrics.items()}
-        self.file.write(json.dumps(entry) + "\n")
-        self.file.flush()
+        return self.write({"step": step} | {k: float(np.mean(np.asarray(v, np.float64))) for k, v in metrics.items()})
+
+    def write(self, entry: dict[str, Any]) -> dict[str, Any]:
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
         return entry
 
 
@@ -152,6 +156,7 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
     if first:
         console.print(f"continuing from step {first} of {total}", highlight=False)
     log, images = Log(config.folder / "metrics.jsonl", step), jnp.asarray(data.train)
+    levels = Log(config.folder / "levels.jsonl", step)
 
     def save() -> None:
         checkpoint.save(path, state, {"config": config.training()})
@@ -169,6 +174,9 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
                     f"the loss is {entry['loss']} at step {step}: lower --learning-rate; "
                     f"the last checkpoint in {path} is kept"
                 )
+            if snapshots.due(step, steps, total):
+                levels.write({"step": step} | level_curves(state.carry))
+                snapshots.store(config.folder, model.trainer, state)
             show(step, entry["loss"], (step - first) / (time.monotonic() - started))
             if step == total or stopping() or time.monotonic() - saved > config.save_seconds:
                 save()

@@ -92,3 +92,9 @@ def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, l
         return losses, levels.update(errors, weight)
 
     return loss
+
+
+def level_curves(levels: ss.Levels) -> dict[str, list[float | None]]:
+    """The curves of ``Levels`` for a JSON log, from noise to data; None where nothing was measured."""
+    curves = jax.device_get(levels.curves())
+    return {k: [round(float(a), 6) if math.isfinite(a) else None for a in v] for k, v in curves.items()}

@@ -183,7 +183,7 @@ def ring_loss(params, key, batch):
 
 steps = 4000 if full else 400
 schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 20, steps)
-trainer = ss.Trainer(ring_loss, optax.adam(schedule), ema_decay=0.995)  # ema <- d ema + (1 - d) params
+trainer = ss.Trainer(ring_loss, optax.adam(schedule), averages=(ss.warmed(0.995),))  # ema <- d ema + (1 - d) params
 state = trainer.init(jax.random.key(5), params)
 clock = time.monotonic()
 state, history = jax.block_until_ready(trainer.run(state, x, steps=steps, batch_size=256))  # one compiled call
@@ -265,7 +265,7 @@ def digits_loss(params, key, batch):
 
 steps = 3000 if full else 150
 schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 20, steps)
-trainer = ss.Trainer(digits_loss, optax.adamw(schedule, b2=0.99, weight_decay=1e-2), ema_decay=0.998)
+trainer = ss.Trainer(digits_loss, optax.adamw(schedule, b2=0.99, weight_decay=1e-2), averages=(ss.warmed(0.998),))
 digits_state = trainer.init(jax.random.key(9), digits_params)
 clock = time.monotonic()
 digits_state, metrics = jax.block_until_ready(
