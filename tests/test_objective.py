@@ -32,19 +32,23 @@ def made(data, **flags):
 
 
 def traced(model, data):
-    """State and metrics of a step, as shapes: everything fits together, and nothing is compiled."""
+    """State, losses and next levels, as shapes: everything fits together, and nothing is compiled."""
     state = jax.eval_shape(model.init)
-    return state, jax.eval_shape(model.trainer.step, state, data.train[:32])
+    return state, *jax.eval_shape(model.trainer.loss, state.params, state.key, data.train[:32], state.carry)
 
 
 @pytest.mark.parametrize(("weight", "times"), [(w, None) for w in WEIGHTS] + [("noise", t) for t in TIMES])
 def test_every_word_makes_a_step(digits, weight, times):
-    before, (after, metrics) = traced(made(digits, weight=weight, times=times), digits)
-    assert jax.tree.structure(before) == jax.tree.structure(after) and metrics["loss"].shape == ()
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), before) == jax.tree.map(lambda a: (a.shape, a.dtype), after)
-    assert ("uncertainty" in before.params) == (weight == "learned")
+    state, losses, levels = traced(made(digits, weight=weight, times=times), digits)
+    assert losses.shape == (32,) and jax.tree.structure(levels) == jax.tree.structure(state.carry)
+    assert all(
+        a.shape == b.shape and a.dtype == b.dtype
+        for a, b in zip(*map(jax.tree.leaves, (levels, state.carry)), strict=True)
+    )
+    assert ("uncertainty" in state.params) == (weight == "learned")
 
 
+@pytest.mark.slow
 def test_the_default_is_edms_objective_and_its_levels_are_recorded(digits):
     model = made(digits)
     state, key = model.init(), jax.random.key(4)
@@ -71,12 +75,11 @@ def test_the_default_is_edms_objective_and_its_levels_are_recorded(digits):
 @pytest.mark.parametrize("network", ["mlp", "unet"])
 def test_augmentation_gives_the_network_labels(digits, network):
     model = made(digits, augment=0.2, network=network)
-    before, (after, _) = traced(model, digits)
-    assert before.params["embedding"]["labels"]["kernel"].shape[0] == 9
-    assert jax.tree.structure(before) == jax.tree.structure(after)
+    state, losses, _ = traced(model, digits)
+    assert state.params["embedding"]["labels"]["kernel"].shape[0] == 9 and losses.shape == (32,)
     x = jax.ShapeDtypeStruct((3, 8, 8, 1), jnp.float32)  # and the score is called as without it
     t = jax.ShapeDtypeStruct((3,), jnp.float32)
-    assert jax.eval_shape(lambda params, x, t: model.score(params)(x, t), before.params, x, t).shape == x.shape
+    assert jax.eval_shape(lambda params, x, t: model.score(params)(x, t), state.params, x, t).shape == x.shape
 
 
 @pytest.mark.slow
