@@ -36,8 +36,8 @@ TIMES: dict[str, Callable[[Law, ss.Levels], Any]] = {
     "uniform-log-snr": lambda law, levels: ss.uniform_log_snr,
     "adaptive": lambda law, levels: ss.adaptive(levels),
 }
-# The draw that suits a weight, unless --times names another.
-USUAL = {"karras": "log-normal", "learned": "log-normal", "likelihood": "uniform-log-snr", "sigmoid": "uniform-log-snr"}
+# The draw of least gradient variance (benchmarks/gradient_variance.md): adaptive where a weight is not named here.
+USUAL = {"karras": "log-normal", "learned": "log-normal"}
 
 
 def check(config: Any, data: Data) -> None:
@@ -84,7 +84,7 @@ def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, l
         if config.augment:
             x, labels = ss.augment.augmented(jax.random.fold_in(key, 3), x, config.augment)
             network = partial(network, labels=labels)
-        times = TIMES[config.times or USUAL.get(config.weight, "stratified")](law, levels)
+        times = TIMES[config.times or USUAL.get(config.weight, "adaptive")](law, levels)
         errors = ss.denoising_errors(key_loss, sde, precond.score(network), x, times=times)
         losses = weight(sde, errors.t) * errors.importance * errors.error
         if config.weight == "learned":

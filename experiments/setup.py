@@ -93,7 +93,7 @@ class Config:
     weight: Annotated[str, tyro.conf.arg(metavar="{karras,noise,likelihood,min-snr,p2,sigmoid,learned}")] = "karras"
     """How noise levels are weighed; learned: each contributes the same, by a learned uncertainty."""
     times: Annotated[str | None, tyro.conf.arg(metavar="{log-normal,stratified,uniform-log-snr,adaptive}")] = None
-    """How noise levels are drawn, by default as suits the weight; adaptive: where the loss varies most."""
+    """How noise levels are drawn, by default as suits the weight; adaptive: where the loss is large or varies most."""
     augment: float = 0.0
     """Probability of each augmentation (flip, scale, turn, stretch, move) of images, of which the network is told."""
     ema_lengths: str = ""

@@ -35,10 +35,10 @@ class Flags:
     """Print the table of gradient variances."""
 
     sde: str = "vp"
-    steps: int = 1000
+    steps: int = 600
     width: int = 64
-    batches: int = 1000
-    """Gradients for each entry of the table."""
+    repeats: int = 50
+    """Gradients in each of the ten groups of an entry."""
 
 
 def variances(gradient: Any, keys: jax.Array) -> np.ndarray:
@@ -83,7 +83,7 @@ def main(flags: Flags) -> None:
         e = errors(params, key, times)
         return jnp.mean(weight(model.sde, e.t) * e.importance * e.error)
 
-    keys = jax.random.split(jax.random.key(2), flags.batches)
+    keys = jax.random.split(jax.random.key(2), GROUPS * flags.repeats)
     print("weight".ljust(12) + "".join(name.rjust(18) for name in DRAWS))
     for word, make in WEIGHTS.items():
         if word == "learned":
