@@ -15,10 +15,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
+from experiments import snapshots
 from experiments.data import Data, InputError
 from experiments.logs import Log, progress
 from experiments.machine import versions
 from experiments.processes import in_any_process, main_process, memory_errors
+from experiments.objective import level_curves
 from experiments.setup import Config, Model
 from experiments.stream import batches
 from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, state_sharding
@@ -180,6 +182,7 @@ def fit(
     with (
         memory_errors(),
         Log(config.folder / "metrics.jsonl", step) as log,
+        Log(config.folder / "levels.jsonl", step) as levels,
         checkpoint.Writer(path, keep=config.keep) as writer,
         _stop_requested() as stopping,
         progress(console, total) as show,
@@ -192,6 +195,9 @@ def fit(
             if unread:
                 record(*unread)
             step, unread = step + steps, (step + steps, metrics)
+            if snapshots.due(step, steps, total):
+                levels.write({"step": step} | level_curves(state.carry))
+                snapshots.store(config.folder, model.trainer, state)
             stop = in_any_process(stopping())
             if step == total or stop or in_any_process(time.monotonic() - saved > config.save_seconds):
                 record(*unread)

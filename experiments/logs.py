@@ -17,7 +17,7 @@ LINE_SECONDS = 10.0
 
 
 class Log:
-    """``metrics.jsonl``: one line a compiled call, cut back to the restored step so that it never repeats itself."""
+    """Lines of JSON with a step, as in ``metrics.jsonl``, cut back to the restored step so that none is repeated."""
 
     def __init__(self, path: Path, step: int):
         self.file = None
@@ -34,7 +34,10 @@ class Log:
         for name, values in metrics.items():
             good = np.asarray(values, np.float64)[taken]
             entry[name] = float(np.mean(good)) if len(good) else None
-        entry["skipped"] = int(np.sum(~taken))
+        return self.write(entry | {"skipped": int(np.sum(~taken))})
+
+    def write(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """One line, on disk when it returns."""
         if self.file is not None:
             self.file.write(json.dumps(entry) + "\n")
             self.file.flush()

@@ -16,7 +16,8 @@ import tyro
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments.data import Data, InputError, Options, flipped
+from experiments.data import Data, InputError, Options
+from experiments.objective import TIMES, WEIGHTS, check, initial, label_count, objective, profiles
 
 # Data have unit standard deviation here; with sigma_min = 1e-3 VE resolves them as finely as the others at their t_min.
 SDES: dict[str, Any] = {
@@ -118,6 +119,14 @@ class Config:
     """Dropout rate during training."""
     ema_decay: float | None = None
     """Decay of the parameters' moving average, which is what is evaluated."""
+    weight: Annotated[str, tyro.conf.arg(metavar="{karras,noise,likelihood,min-snr,p2,sigmoid,learned}")] = "karras"
+    """How noise levels are weighed; learned: each contributes the same, by a learned uncertainty."""
+    times: Annotated[str | None, tyro.conf.arg(metavar="{log-normal,stratified,uniform-log-snr,adaptive}")] = None
+    """How noise levels are drawn, by default as suits the weight; adaptive: where the loss is large or varies most."""
+    augment: float = 0.0
+    """Probability of each augmentation (flip, scale, turn, stretch, move) of images, of which the network is told."""
+    ema_lengths: str = ""
+    """More averages, of power profiles: relative lengths such as 0.05,0.10; others can be made of them afterwards."""
     seed: int = 0
     """Seed of everything random in the run; the split of the data does not depend on it."""
     samples: int = 300
@@ -179,6 +188,7 @@ class Config:
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
         words: dict[str, tuple[str | None, Any]] = {"sde": (self.sde, SDES), "network": (self.network, NETWORKS)}
+        words |= {"weight": (self.weight, WEIGHTS), "times": (self.times, TIMES)}
         words |= {"dtype": (self.dtype, DTYPES), "distributed": (self.distributed, ("none", "auto"))}
         for flag, (value, choices) in words.items():
             if value is not None:
@@ -195,6 +205,9 @@ class Config:
                 raise InputError(f"--{field.replace('_', '-')} must be at least {low}, got {value}")
         if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise InputError(f"--learning-rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.augment <= 1:
+            raise InputError(f"--augment must be in [0, 1], got {self.augment}")
+        profiles(self)
         for field in ("dropout", "ema_decay"):
             value = getattr(self, field)
             if value is not None and not 0 <= value < 1:
@@ -230,6 +243,7 @@ def _mlp(config: Any, data: Data, key: jax.Array) -> Any:
         depth=config.depth,
         dropout=config.dropout,
         remat=config.remat,
+        labels=label_count(config, data),
         key=key,
         **_waves(data),
     )
@@ -242,6 +256,7 @@ def _unet(config: Any, data: Data, key: jax.Array) -> Any:
         blocks=config.depth,
         dropout=config.dropout,
         remat=config.remat,
+        labels=label_count(config, data),
         key=key,
         **_waves(data),
     )
@@ -270,28 +285,23 @@ class Model:
 
 def build(config: Config, data: Data) -> Model:
     """The model of a resolved configuration."""
+    check(config, data)
     sde = SDES[config.sde]()
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
     network = NETWORKS[str(config.network)](config, data, key_init)
     apply, params = ss.nn.functional(network, dtype=DTYPES[config.dtype])
     precond = ss.Preconditioner(sde, data.sigma_data)
 
-    def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
-        key_noise, key_dropout, key_loss, key_flip = jax.random.split(key, 4)  # the first of n keys do not depend on n
-        batch = flipped(key_flip, batch) if config.flip else batch
-        x = data.to_model(batch, jax.random.uniform(key_noise, (len(batch), batch[0].size)).reshape(batch.shape))
-        score = precond.score(partial(apply, params, key=key_dropout))
-        return ss.denoising_score_matching(key_loss, sde, score, x, weight=weight, times=times)
-
     chosen = preset(data)
     log_rho = chosen.p_mean + math.log(data.sigma_data), chosen.p_std
-    weight, times = precond.karras_weight(*log_rho), ss.log_normal(*log_rho)
+    loss = objective(config, data, precond, apply, log_rho)
+    params, levels = initial(config, data, sde, params)
     steps = int(config.steps or 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
     trainer = ss.Trainer(
-        loss, optimizer, averages=(ss.warmed(config.ema_decay or 0.0),), microbatches=config.microbatches
+        loss, optimizer, averages=profiles(config), carry=levels, microbatches=config.microbatches
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     record = {

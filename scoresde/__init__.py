@@ -5,6 +5,7 @@ from scoresde import checkpoint as checkpoint
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
+from scoresde.average import Power as Power
 from scoresde.average import power as power
 from scoresde.average import reconstruct as reconstruct
 from scoresde.average import reconstruction_weights as reconstruction_weights
@@ -45,6 +46,7 @@ from scoresde.likelihood import Likelihood as Likelihood
 from scoresde.likelihood import bits_per_dim as bits_per_dim
 from scoresde.likelihood import log_likelihood as log_likelihood
 from scoresde.likelihood import mean_with_error as mean_with_error
+from scoresde.loss import Denoising as Denoising
 from scoresde.loss import denoising_errors as denoising_errors
 from scoresde.loss import denoising_score_matching as denoising_score_matching
 from scoresde.loss import log_normal as log_normal

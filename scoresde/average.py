@@ -147,7 +147,7 @@ def reconstruction_weights(
     if not 1 <= step <= max(steps):
         raise ValueError(f"step must be in 1..{max(steps)}, the last snapshot's, got {step!r}")
     t, gamma = np.array(steps, np.float64), np.array([power_exponent(s) for s in sigma_rels])
-    wanted = np.float64(step), np.float64(power_exponent(sigma_rel))
+    wanted = np.array(float(step)), np.array(power_exponent(sigma_rel))
     norm, whole = np.sqrt(_inner(t, gamma, t, gamma)), math.sqrt(_inner(*wanted, *wanted))
     gram = _inner(t[:, None], gamma[:, None], t[None], gamma[None]) / np.outer(norm, norm)
     towards = _inner(t, gamma, *wanted) / (norm * whole)

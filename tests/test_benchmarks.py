@@ -7,7 +7,7 @@ import pytest
 from family import gaussian_law, textbook
 
 import scoresde as ss
-from experiments.benchmarks import best_solver, likelihood, overhead, ring, solvers
+from experiments.benchmarks import best_solver, gradient_variance, likelihood, overhead, ring, solvers
 
 
 def test_overhead_compares_with_the_network_alone(capsys):
@@ -89,3 +89,14 @@ def test_the_likelihood_table_is_written(tmp_path, capsys):
     likelihood.main(tmp_path / "page.md", examples=2)
     assert capsys.readouterr().out.count("\n") == 2 * len(likelihood.METHODS)
     assert (tmp_path / "page.md").read_text().count("\n| V") == 2 * len(likelihood.METHODS)
+
+
+@pytest.mark.slow
+def test_the_gradient_variance_has_every_weight_and_draw(capsys):
+    gradient_variance.main(gradient_variance.Flags(steps=2, width=4, repeats=2))
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["weight", *gradient_variance.DRAWS]
+    assert [row.split()[0] for row in rows] == [word for word in gradient_variance.WEIGHTS if word != "learned"]
+    for row in rows:
+        ratios = np.array(row.split()[1::3], float)
+        assert np.all(ratios > 0) and ratios[2] == 1

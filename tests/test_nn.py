@@ -311,3 +311,29 @@ def test_refusals_at_the_call(case):
         case.apply(case.params, case.x, case.c[:3])
     with pytest.raises(ValueError, match=r"c must have shape \(B,\)"):
         case.apply(case.params, case.x, case.c[:, None])
+
+
+@pytest.mark.parametrize("make", [nn.ResidualMLP, nn.UNet], ids=["mlp", "unet"])
+def test_labels_start_at_nothing_and_zero_labels_stay_nothing(make):
+    """A network with labels begins as the one without, bit for bit; with any weights zero labels are no labels, and
+    others act."""
+    size = {"width": 8, "depth": 1} if make is nn.ResidualMLP else {"channels": 4}
+    plain, params = nn.functional(make((6, 6, 1), **size, key=jax.random.key(0)))
+    apply, more = nn.functional(make((6, 6, 1), **size, labels=3, key=jax.random.key(0)))
+    head = more["embedding"].pop("labels")
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), params, more))
+    assert list(head) == ["kernel"] and not np.any(head["kernel"])
+    noise = lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)  # noqa: E731
+    params = jax.tree.map(noise, params)
+    more = params | {"embedding": params["embedding"] | {"labels": {"kernel": noise(head["kernel"])}}}
+    x, c = jax.random.normal(jax.random.key(1), (2, 6, 6, 1)), jnp.array([-1.0, 0.5])
+    run = jax.jit(apply)
+    without = run(more, x, c)
+    zero, some = (run(more, x, c, labels=jnp.full((2, 3), v)) for v in (0.0, 1.0))
+    np.testing.assert_array_equal(without, jax.jit(plain)(params, x, c))
+    np.testing.assert_allclose(zero, without, atol=1e-6)
+    assert np.max(np.abs(some - without)) > 1e-3
+    with pytest.raises(ValueError, match=r"labels must have shape \(B, L\) = \(2, 3\), got \(2, 2\)"):
+        apply(more, x, c, labels=jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"labels must have shape \(B, L\) = \(2, 0\), got \(2, 3\)"):
+        plain(params, x, c, labels=jnp.ones((2, 3)))

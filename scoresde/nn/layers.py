@@ -1,7 +1,8 @@
 """What the networks share: argument checks, dropout with an explicit key, normalisation, modulation, functional form.
 
-A network is a module whose call is ``net(x, c, *, key=None)``: x (B, *event) of unit variance, c (B,) the noise
-coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic). It returns an array
+A network is a module whose call is ``net(x, c, *, key=None, labels=None)``: x (B, *event) of unit variance, c (B,) the
+noise coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic), ``labels``
+(B, L) what else is known of the examples, such as their augmentation; None is the same as zeros. It returns an array
 like x, zero until the network is trained. It holds parameters and plain numbers only: no random state, no statistics.
 Where the parameters are bfloat16 it computes in bfloat16, but for its input's waves, the embedding of c, norms and
 attention; the result has x's dtype.
@@ -28,11 +29,19 @@ Params = dict[str, Any]
 class Apply(Protocol):
     """A network as a pure function."""
 
-    def __call__(self, params: Params, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array: ...
+    def __call__(
+        self,
+        params: Params,
+        x: jax.Array,
+        c: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        labels: jax.Array | None = None,
+    ) -> jax.Array: ...
 
 
 def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Apply, Params]:
-    """Split a module into ``apply(params, x, c, *, key=None)`` and ``params``.
+    """Split a module into ``apply(params, x, c, *, key=None, labels=None)`` and ``params``.
 
     With ``dtype`` bfloat16, ``apply`` casts the parameters and computes in it; the parameters themselves, their
     gradients and the result stay as they are.
@@ -50,9 +59,17 @@ def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Appl
             name = ".".join(map(str, path))
             raise ValueError(f"a network may hold nnx.Param only, got {type(variable).__name__} at {name}")
 
-    def apply(params: Params, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def apply(
+        params: Params,
+        x: jax.Array,
+        c: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        labels: jax.Array | None = None,
+    ) -> jax.Array:
+        options = {} if labels is None else {"labels": labels}
         variables = [(path, nnx.Param(narrow(_get(params, path), dtype))) for path in paths]
-        return nnx.merge(graph, nnx.from_flat_state(variables))(x, c, key=key)
+        return nnx.merge(graph, nnx.from_flat_state(variables))(x, c, key=key, **options)
 
     params: Params = {}
     for path, variable in nnx.to_flat_state(state):
@@ -196,19 +213,37 @@ def group_norm(channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int 
 
 
 class Embedding(nnx.Module):
-    """c (B,) -> features -> Linear -> SiLU: (B, width), shared by all blocks of a network."""
+    """c (B,) -> features -> Linear -> SiLU: (B, width), shared by all blocks of a network.
+
+    Labels (B, L) enter linearly before the SiLU, without bias and with weight zero at first.
+    """
 
     def __init__(
-        self, function: Callable[[jax.Array, int], jax.Array], features: int, width: int, *, rngs: nnx.Rngs
+        self,
+        function: Callable[[jax.Array, int], jax.Array],
+        features: int,
+        width: int,
+        labels: int = 0,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         function(jnp.zeros(1), features)
         self.function = function
         self.features = features
         self.linear = linear(features, width, rngs=rngs)
+        self.size = whole(self, "labels", labels, 0)
+        none = nnx.Rngs(0)  # zero at first, from keys of its own: the other layers begin as they would without it
+        label_layer = partial(nnx.Linear, use_bias=False, kernel_init=_constant(0), rngs=none)
+        self.labels = label_layer(labels, width) if labels else None
 
-    def __call__(self, c: jax.Array) -> jax.Array:
-        features = self.function(c, self.features)
-        return jax.nn.silu(self.linear(narrow(features, self.linear.kernel[...].dtype)))
+    def __call__(self, c: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        dtype = self.linear.kernel[...].dtype
+        e = self.linear(narrow(self.function(c, self.features), dtype))
+        if labels is not None:
+            if self.labels is None or labels.shape != (*c.shape, self.size):
+                raise ValueError(f"labels must have shape (B, L) = {(*c.shape, self.size)}, got {labels.shape}")
+            e = e + self.labels(narrow(labels, dtype))
+        return jax.nn.silu(e)
 
 
 def size(shape: Sequence[int]) -> int:

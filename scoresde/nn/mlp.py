@@ -51,10 +51,11 @@ class ResidualMLP(nnx.Module):
         input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
+        labels: length L of the labels (B, L) that the call may be given, 0 for none.
         key: random key of the initial parameters.
 
     Raises:
-        ValueError: an argument out of range; at the call, x that is not (B, *event_shape) or c that is not (B,).
+        ValueError: an argument out of range; at the call, x, c or labels of another shape.
     """
 
     def __init__(
@@ -69,13 +70,14 @@ class ResidualMLP(nnx.Module):
         input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
+        labels: int = 0,
         key: jax.Array,
     ) -> None:
         self.event_shape = tuple(map(operator.index, event_shape))
         dim = whole(self, "the product of event_shape", size(self.event_shape), 1)
         width, depth = whole(self, "width", width, 1), whole(self, "depth", depth, 1)
         rngs = nnx.Rngs(key)
-        self.embedding = Embedding(embedding, features, 2 * features, rngs=rngs)
+        self.embedding = Embedding(embedding, features, 2 * features, labels, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         self.input = linear(dim * (1 + 2 * len(self.input_frequencies)), width, rngs=rngs)
@@ -84,9 +86,11 @@ class ResidualMLP(nnx.Module):
         self.modulation = linear(2 * features, 2 * width, gain=0.3, rngs=rngs)
         self.output = linear(width, dim, gain=0, rngs=rngs)
 
-    def __call__(self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None, labels: jax.Array | None = None
+    ) -> jax.Array:
         check_input(self, self.event_shape, x, c)
-        e = self.embedding(c)
+        e = self.embedding(c, labels)
         flat = x.reshape(x.shape[0], size(self.event_shape))
         waves = input_waves(flat, c, self.input_frequencies, np.array(self.input_offset))
         h = self.input(narrow(waves.reshape(x.shape[0], size(waves.shape[1:])), self.input.kernel[...].dtype))

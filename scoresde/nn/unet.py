@@ -56,10 +56,11 @@ class UNet(nnx.Module):
         input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
+        labels: length L of the labels (B, L) that the call may be given, 0 for none.
         key: random key of the initial parameters.
 
     Raises:
-        ValueError: an argument out of range; at the call, x that is not (B, *event_shape) or c that is not (B,).
+        ValueError: an argument out of range; at the call, x, c or labels of another shape.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class UNet(nnx.Module):
         input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
+        labels: int = 0,
         key: jax.Array,
     ) -> None:
         self.event_shape = tuple(map(operator.index, event_shape))
@@ -95,7 +97,7 @@ class UNet(nnx.Module):
             return _Block(dims, inputs, widths[level], e, attention, rate, rngs=rngs)
 
         depth = range(len(widths))
-        self.embedding = Embedding(embedding, features, e, rngs=rngs)
+        self.embedding = Embedding(embedding, features, e, labels, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         inputs = self.event_shape[-1] * (1 + 2 * len(self.input_frequencies))
@@ -125,13 +127,15 @@ class UNet(nnx.Module):
                 raise ValueError(f"UNet: attention_levels must be in 0..{len(multipliers) - 1}, got {level!r}")
         return len(shape) - 1
 
-    def __call__(self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None, labels: jax.Array | None = None
+    ) -> jax.Array:
         check_input(self, self.event_shape, x, c)
         count = sum(len(level) for level in (*self.down, *self.up)) + len(self.middle)
         keys = iter(split(key, count))
         waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
         waves = narrow(waves.reshape(*x.shape[:-1], -1), self.input.kernel[...].dtype)
-        e, h, skips = self.embedding(c), self.input(waves), []
+        e, h, skips = self.embedding(c, labels), self.input(waves), []
         for i, level in enumerate(self.down):
             for block in level:
                 h = run(block, h, e, next(keys), remat=self.remat)

@@ -1,0 +1,100 @@
+"""What training minimises: the words of --weight and --times as functions, and the loss that they make.
+
+    loss(params, key, batch, levels) -> (losses (B,), levels)
+
+dequantises and perhaps augments the batch, weighs its denoising errors, and collects them by noise level in ``levels``.
+With --weight learned the parameters hold one more entry, ``uncertainty``.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import scoresde as ss
+from experiments.data import Data, InputError
+
+Law = tuple[float, float]
+"""Mean and standard deviation of log(sigma/alpha)."""
+
+# The published constants are for data of unit standard deviation; a schedule makes each the same objective for any SDE.
+WEIGHTS: dict[str, Callable[[ss.Preconditioner, Law], Any]] = {
+    "karras": lambda precond, law: precond.karras_weight(*law),
+    "noise": lambda precond, law: ss.noise_weight,
+    "likelihood": lambda precond, law: ss.likelihood_weight,
+    "min-snr": lambda precond, law: ss.min_snr_weight(5 / precond.sigma_data**2, ss.Cosine()),
+    "p2": lambda precond, law: ss.p2_weight(1.0, 1 / precond.sigma_data**2, ss.Cosine()),
+    "sigmoid": lambda precond, law: ss.sigmoid_weight(-2 * math.log(precond.sigma_data)),
+    "learned": lambda precond, law: precond.karras_weight(*law),
+}
+TIMES: dict[str, Callable[[Law, ss.Levels], Any]] = {
+    "log-normal": lambda law, levels: ss.log_normal(*law),
+    "stratified": lambda law, levels: ss.stratified,
+    "uniform-log-snr": lambda law, levels: ss.uniform_log_snr,
+    "adaptive": lambda law, levels: ss.adaptive(levels),
+}
+# The draw of least gradient variance (benchmarks/gradient_variance.md): adaptive where a weight is not named here.
+USUAL = {"karras": "log-normal", "learned": "log-normal"}
+
+
+def check(config: Any, data: Data) -> None:
+    """Raise InputError for flags of the objective that do not go together, or not with the data."""
+    if config.weight == "learned" and config.times == "adaptive":
+        raise InputError("--weight learned balances the levels as their times are drawn: choose another --times")
+    if config.augment and len(data.event_shape) != 3:
+        raise InputError(f"--augment is for images (H, W, C), the data have shape {data.event_shape}: drop it")
+
+
+def label_count(config: Any, data: Data) -> int:
+    """Length of the labels that the network is given."""
+    if not config.augment:
+        return 0
+    images = jax.ShapeDtypeStruct((1, *data.event_shape), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(partial(ss.augment.augmented, probability=config.augment), key, images)[1].shape[1]
+
+
+def profiles(config: Any) -> tuple[Any, ...]:
+    """The moving averages: --ema-decay first, which is the one evaluated, then --ema-lengths."""
+    try:
+        lengths = [float(word) for word in config.ema_lengths.split(",") if word]
+        return ss.warmed(config.ema_decay or 0.0), *map(ss.power, lengths)
+    except ValueError as error:
+        raise InputError(f"--ema-lengths takes numbers such as 0.05,0.10: {error}") from None
+
+
+def initial(config: Any, data: Data, sde: ss.SDE, params: Any) -> tuple[Any, ss.Levels]:
+    """All parameters, and the levels before training."""
+    if config.weight == "learned":
+        params = params | {"uncertainty": ss.init_uncertainty()}
+    return params, ss.Levels.start(sde, sigma_data=data.sigma_data)
+
+
+def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, law: Law) -> Callable[..., Any]:
+    """The loss of the configuration, with ``Levels`` as its carry."""
+    sde, weight = precond.sde, WEIGHTS[config.weight](precond, law)
+
+    def loss(params: Any, key: jax.Array, batch: jax.Array, levels: ss.Levels) -> tuple[jax.Array, ss.Levels]:
+        key_noise, key_dropout, key_loss = jax.random.split(key, 3)
+        x, mask = data.prepare(key_noise, batch, flip=config.flip)
+        network = partial(apply, params, key=key_dropout)
+        if config.augment:
+            x, labels = ss.augment.augmented(jax.random.fold_in(key, 3), x, config.augment)
+            network = partial(network, labels=labels)
+        times = TIMES[config.times or USUAL.get(config.weight, "adaptive")](law, levels)
+        errors = ss.denoising_errors(key_loss, sde, precond.score(network), x, times=times, mask=mask)
+        losses = weight(sde, errors.t) * errors.importance * errors.error
+        if config.weight == "learned":
+            losses = ss.with_uncertainty(losses, ss.uncertainty(params["uncertainty"], sde, errors.t))
+        return losses, levels.update(errors, weight)
+
+    return loss
+
+
+def level_curves(levels: ss.Levels) -> dict[str, list[float | None]]:
+    """The curves of ``Levels`` for a JSON log, from noise to data; None where nothing was measured."""
+    curves = jax.device_get(levels.curves())
+    return {k: [round(float(a), 6) if math.isfinite(a) else None for a in v] for k, v in curves.items()}
