@@ -12,7 +12,6 @@ import numpy as np
 
 from experiments import archives, files, hub, pictures, sound, tables, toys
 from experiments.dataset import Data as Data
-from experiments.dataset import flipped as flipped
 from experiments.files import InputError as InputError
 from experiments.files import Options as Options
 from experiments.files import Raw

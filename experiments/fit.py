@@ -151,7 +151,8 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
     first = step = int(state.step)
     if first:
         console.print(f"continuing from step {first} of {total}", highlight=False)
-    log, images = Log(config.folder / "metrics.jsonl", step), jnp.asarray(data.train)
+    log = Log(config.folder / "metrics.jsonl", step)
+    examples = jax.tree.map(jnp.asarray, data.batch(slice(None)))
 
     def save() -> None:
         checkpoint.save(path, state, {"config": config.training()})
@@ -161,7 +162,7 @@ def fit(config: Config, data: Data, model: Model, state: State, console: Console
     with _stop_requested() as stopping, _progress(console, total) as show:
         while step < total:
             steps = min(STEPS_PER_CALL, total - step)
-            state, metrics = model.trainer.run(state, images, steps=steps, batch_size=min(batch, len(images)))
+            state, metrics = model.trainer.run(state, examples, steps=steps, batch_size=min(batch, data.counts[0]))
             step += steps
             entry = log.add(step, metrics)
             if not np.isfinite(entry["loss"]):

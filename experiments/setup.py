@@ -14,7 +14,7 @@ import tyro
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments.data import Data, InputError, Options, flipped
+from experiments.data import Data, InputError, Options
 
 # Data have unit standard deviation here; with sigma_min = 1e-3 VE resolves them as finely as the others at their t_min.
 SDES: dict[str, Any] = {
@@ -221,12 +221,12 @@ def build(config: Config, data: Data) -> Model:
     apply, params = ss.nn.functional(NETWORKS[str(config.network)](config, data, key_init))
     precond = ss.Preconditioner(sde, data.sigma_data)
 
-    def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
-        key_noise, key_dropout, key_loss, key_flip = jax.random.split(key, 4)  # the first of n keys do not depend on n
-        batch = flipped(key_flip, batch) if config.flip else batch
-        x = data.to_model(batch, jax.random.uniform(key_noise, (len(batch), batch[0].size)).reshape(batch.shape))
+    def loss(params: Any, key: jax.Array, batch: Any) -> jax.Array:
+        key_noise, key_dropout, key_loss = jax.random.split(key, 3)
+        x, mask = data.prepare(key_noise, batch, flip=config.flip)
+        hidden = {} if mask is None else {"mask": mask}
         score = precond.score(partial(apply, params, key=key_dropout))
-        return ss.denoising_score_matching(key_loss, sde, score, x, weight=weight, times=times)
+        return ss.denoising_score_matching(key_loss, sde, score, x, weight=weight, times=times, **hidden)
 
     chosen = preset(data)
     log_rho = chosen.p_mean + math.log(data.sigma_data), chosen.p_std

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import files
-from experiments.data import Data, InputError, Options, flipped, load
+from experiments.data import Data, InputError, Options, load
+from experiments.dataset import flipped
 from experiments.measure import measure
 
 RNG = np.random.default_rng(0)
@@ -277,3 +278,31 @@ def test_flips_mirror_half_of_the_images():
     same = (y == x).all((1, 2, 3))
     assert (mirrored | same).all() and y.dtype == np.uint8
     assert abs(mirrored[~same].sum() - (~same | ~mirrored).sum() / 2) < 5 * np.sqrt(4000) / 2
+
+
+def test_prepared_batches_are_model_units_with_noise_in_every_bin():
+    import jax
+
+    data, key = load("digits"), jax.random.key(0)
+    x = data.train[:50]
+    u = jax.random.uniform(key, (50, 64)).reshape(x.shape)
+    y, mask = jax.jit(data.prepare)(key, x)
+    np.testing.assert_allclose(y, data.to_model(x, u), atol=1e-6)
+    assert mask is None
+    key, key_flip = jax.random.split(key)
+    u = jax.random.uniform(key, (50, 64)).reshape(x.shape)
+    y, _ = data.prepare(jax.random.key(0), x, flip=True)
+    np.testing.assert_allclose(y, data.to_model(flipped(key_flip, x), u), atol=1e-6)
+
+
+def test_every_option_is_a_flag():
+    import dataclasses
+
+    from experiments.setup import Config
+
+    assert Config().options == Options()
+    changed = Options(7, "a", "b", "c", 3, "mask", 1.0)
+    assert Config(**dataclasses.asdict(changed)).options == changed
+    with pytest.raises(InputError, match=r"--flip is for images; the examples of mixture have shape \(2,\)"):
+        Config(data="mixture", flip=True).resolve(load("mixture"))
+    assert Config(flip=True).resolve(load("digits")).training()["flip"]
