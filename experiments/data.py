@@ -12,7 +12,6 @@ import numpy as np
 
 from experiments import archives, files, hub, pictures, sound, tables, toys
 from experiments.dataset import Data as Data
-from experiments.dataset import flipped as flipped
 from experiments.files import InputError as InputError
 from experiments.files import Options as Options
 from experiments.files import Raw
@@ -66,14 +65,14 @@ def load(spec: str, *, data_dir: str | Path | None = None, seed: int = 0, option
         if kind not in readers and getattr(options, flag) != getattr(DEFAULTS, flag):
             raise InputError(f"--{flag.replace('_', '-')} is for {', '.join(readers)}; --data {kind} does not read it")
     if kind in READERS:
-        return _data(spec, split(READERS[kind](path, options), spec, seed))
+        return _data(spec, READERS[kind](path, options), seed)
     if kind in TOYS:
         points = TOYS[kind](np.random.default_rng(seed), TOY_TRAIN + TOY_HELD_OUT)
-        return _data(kind, Raw(points[:TOY_TRAIN], points[TOY_TRAIN:]), toys.RING if kind == "mixture" else None)
+        return _data(kind, Raw(points[:TOY_TRAIN], points[TOY_TRAIN:]), seed, toys.RING if kind == "mixture" else None)
     if kind in ARCHIVES:
-        return _data(kind, ARCHIVES[kind](None if data_dir is None else Path(data_dir)))
+        return _data(kind, ARCHIVES[kind](None if data_dir is None else Path(data_dir)), seed)
     if kind == "digits":
-        return _data(kind, archives.digits())
+        return _data(kind, archives.digits(), seed)
     known = ["digits", *TOYS, *ARCHIVES, *(k + ":PATH" for k in READERS)]
     close = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
     raise InputError(
@@ -83,8 +82,10 @@ def load(spec: str, *, data_dir: str | Path | None = None, seed: int = 0, option
     )
 
 
-def _data(name: str, raw: Raw, mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Data:
+def _data(name: str, raw: Raw, seed: int, mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Data:
+
     raw, labels = code(raw, name)
+    raw = split(raw, name, seed)
     train, held_out, levels = raw.train, raw.held_out, raw.levels
     assert held_out is not None
     if raw.held_out_mask is not None and not (complete := raw.held_out_mask.all(axis=1)).all():

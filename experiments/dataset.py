@@ -116,6 +116,17 @@ class Data:
         x = self.train[where]
         return x if self.train_mask is None else {"x": x, "mask": self.train_mask[where]}
 
+    def prepare(self, key: jax.Array, batch: Any, *, flip: bool = False) -> tuple[jax.Array, jax.Array | None]:
+        """What the loss sees of a `batch` (B, ...), traceable: model units with fresh dequantisation noise; the mask.
+
+        With `flip`, images are mirrored at random first. The mask is None where every value was observed.
+        """
+        x, mask = (batch["x"], batch["mask"]) if isinstance(batch, dict) else (batch, None)
+        if flip:
+            key, key_flip = jax.random.split(key)
+            x = flipped(key_flip, x)
+        return self.to_model(x, jax.random.uniform(key, (len(x), x[0].size)).reshape(x.shape)), mask
+
     @property
     def streamed(self) -> bool:
         """Whether the training part stays on disk."""

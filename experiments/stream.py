@@ -10,7 +10,7 @@ Reads run ahead of the consumer on grain's threads.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,8 @@ def batches(
     batch: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Any]:
-    """Batches of the steps `step` .. `total` - 1, stacked in calls of `steps_per_call` steps, the last perhaps fewer.
+) -> Generator[Any, None, None]:
+    """Batches of the steps `step` .. `total` - 1, stacked for calls of `steps_per_call` steps (the last: the rest).
 
     Yields `data.batch`es with leading axes (steps, batch / process_count): the part of this process. About
     1 + READ_AHEAD + READ_THREADS calls are in memory at once. Close the iterator to stop its threads early.
