@@ -89,8 +89,15 @@ def _data(config: Config, metadata: dict[str, Any], data_dir: Path | None) -> Da
     from_record = getattr(Data, "from_record", None)
     if "data" in metadata and from_record is not None:
         return from_record(metadata["data"])
-    data = load(config.data, data_dir=data_dir or config.data_dir)
+    data = examples(config, data_dir=data_dir)
     return dataclasses.replace(data, train=data.train[:0], held_out=data.held_out[:0])
+
+
+def examples(config: Config, *, spec: str | None = None, data_dir: Path | None = None) -> Data:
+    """The data of a run with their examples, or those that ``spec`` names; ``data_dir`` as for ``--data-dir``."""
+    if spec is None or spec == config.data:
+        return load(config.data, data_dir=data_dir or config.data_dir)
+    return load(spec, data_dir=data_dir)
 
 
 def digest(params: Any) -> str:
