@@ -42,11 +42,11 @@ def level_curves(entries: list[dict[str, Any]]) -> Figure:
             _positive(axes)
         else:
             axes.set_ylim(max(-1, axes.get_ylim()[0]), 1)
+            axes.legend(title="step", fontsize=7.5, title_fontsize=7.5, frameon=False, labelcolor=MUTED)
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.set_title(label, fontsize=9, color=MUTED, loc="left")
         axes.set_xlabel("log-SNR", color=MUTED, fontsize=9)
-    axes.legend(title="step", fontsize=7.5, title_fontsize=7.5, frameon=False, labelcolor=MUTED)
     return page.figure
 
 

@@ -70,8 +70,9 @@ def _config(folder: Path, metadata: dict[str, Any]) -> Config:
     beside = folder.parent / "config.json"
     fields = {field.name for field in dataclasses.fields(Config)}
     stored = metadata.get("config")
-    if not isinstance(stored, dict) or (unknown := set(stored) - fields):
-        what = f"its configuration has {', '.join(sorted(unknown))}" if isinstance(stored, dict) else "no configuration"
+    unknown = set(stored) - fields if isinstance(stored, dict) else set()
+    if not isinstance(stored, dict) or unknown:
+        what = f"its configuration has {', '.join(sorted(unknown))}" if unknown else "no configuration"
         raise InputError(f"{folder} is of another version of scoresde: {what}; open it with the version that wrote it")
     flags: dict[str, Any] = {}
     if beside.is_file():
@@ -80,8 +81,9 @@ def _config(folder: Path, metadata: dict[str, Any]) -> Config:
         except ValueError:
             raise InputError(f"{beside} is damaged: no JSON; put back a copy or delete it") from None
     flags = {name: value for name, value in flags.items() if name in fields} | stored
-    flags |= {name: Path(flags[name]) for name in ("data_dir",) if flags.get(name)}
-    return Config(**flags | {"workdir": folder.parent if beside.is_file() else None})
+    flags["data_dir"] = Path(flags["data_dir"]) if flags.get("data_dir") else None
+    flags["workdir"] = folder.parent if beside.is_file() else None
+    return Config(**flags)
 
 
 def _data(config: Config, metadata: dict[str, Any], data_dir: Path | None) -> Data:
