@@ -106,10 +106,10 @@ def _samples(
     key, model = jax.random.fold_in(jax.random.key(flags.seed), 1), opened.model
     key_draw, key_metric = jax.random.split(key)
     table = ss.best_solver(model.sde, flags.sample_evaluations, sigma_data=model.precond.sigma_data)
-    x = draws.draw("samples", key_draw, opened.data, score, table, count, work)
+    x, broken = draws.draw("samples", key_draw, opened.data, score, table, count, work)
     real = draws.of_training(key_metric, flags.seed, data, count, held_out)
     figures = {"solver": "best", "num_evals": table.num_evals, "examples": [count, len(held_out)]}
-    figures |= draws.distances(key_metric, x, held_out)
+    figures |= draws.distances(key_metric, x, held_out) | {"not_finite": broken}
     figures["ratio"] = figures["sliced_wasserstein"] / real["sliced_wasserstein"]
     return {"samples": figures, "real": real}
 

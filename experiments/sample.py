@@ -192,9 +192,10 @@ def program(flags: Flags, console: Console) -> None:
         console.print(f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}")
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
     key, work = jax.random.key(flags.seed), Work(flags.batch, parts, console)
-    samples = draw("samples", key, data, model.score(params), table, flags.n, work)
-    if not np.all(np.isfinite(samples)):
-        raise InputError(f"some samples are not finite: take more evaluations, or another solver than {flags.solver}")
+    samples, broken = draw("samples", key, data, model.score(params), table, flags.n, work)
+    if broken:
+        parts.remove()
+        raise InputError(f"{broken} of {flags.n} samples are not finite: take more --evaluations or another --solver")
     _write(flags.out, samples, data.levels)
     seconds = round(time.monotonic() - started, 1)
     about = {"checkpoint": str(flags.checkpoint), "data": data.name, "levels": data.levels, "shape": samples.shape}
