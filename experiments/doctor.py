@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def facts(root: Path, environment: Mapping[str, str]) -> list[tuple[str, str]]:
     lines += list(machine.versions().items())
     lines += [("backend", f"{jax.default_backend()}, {len(devices)} x {devices[0].device_kind}")]
     lines += memory(root, environment)
-    cache = jax.config.jax_compilation_cache_dir
+    cache = getattr(jax.config, "jax_compilation_cache_dir", None)
     lines += [("compile cache", cache or "off (set JAX_COMPILATION_CACHE_DIR to keep what is compiled)")]
     lines += [(name, environment[name]) for name in SETTINGS if environment.get(name)]
     loaded = "tensorflow" in sys.modules
@@ -134,7 +135,7 @@ def _train() -> str:
     apply, params = ss.nn.functional(ss.nn.ResidualMLP((2,), width=16, depth=1, key=jax.random.key(0)))
     precond = ss.Preconditioner(ss.VP())
 
-    def loss(params: object, key: jax.Array, batch: jax.Array) -> jax.Array:
+    def loss(params: Any, key: jax.Array, batch: jax.Array) -> jax.Array:
         score = precond.score(lambda x, c: apply(params, x, c))
         return ss.denoising_score_matching(key, precond.sde, score, batch, weight=precond.karras_weight())
 

@@ -16,15 +16,18 @@ SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250, "probability
 FRAMES, SHOWN = 9, 8
 
 
-def draw(name: str, key: jax.Array, data: Data, score: Any, table: ss.Table, count: int, work: Work) -> np.ndarray:
-    """``count`` samples (count, *event) in raw units; sample i depends on (key, i) alone; ``name`` is the job's."""
+def draw(
+    name: str, key: jax.Array, data: Data, score: Any, table: ss.Table, count: int, work: Work
+) -> tuple[np.ndarray, int]:
+    """``count`` samples (count, *event) in raw units, sample i by (key, i) alone, and how many were not finite."""
     score = spread_score(score)
 
-    def job(first: int, size: int) -> dict[str, np.ndarray]:
-        x = ss.sample(key, score, table, (size, *data.event_shape), first=first)
-        return {"x": data.from_model(np.asarray(x))}
+    def job(first: int, size: int) -> dict[str, Any]:
+        x = np.asarray(ss.sample(key, score, table, (size, *data.event_shape), first=first))
+        return {"x": data.from_model(x), "finite": np.isfinite(x.reshape(size, -1)).all(axis=1)}
 
-    return work.run(name, job, count)["x"]
+    done = work.run(name, job, count)
+    return done["x"], int(np.sum(~done["finite"]))
 
 
 def distances(key: jax.Array, real: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -64,9 +67,9 @@ def sample_all(
     arrays, figures = {}, {}
     for (name, table), key_run in zip(tables.items(), jax.random.split(key, 3), strict=True):
         started = time.monotonic()
-        x = draw(name, key_run, data, score, table, config.samples, work)
+        x, broken = draw(name, key_run, data, score, table, config.samples, work)
         figures[name] = {"num_evals": float(table.num_evals), "seconds": round(time.monotonic() - started, 2)}
-        figures[name] |= distances(key_metric, x, data.held_out)
+        figures[name] |= distances(key_metric, x, data.held_out) | {"not_finite": broken}
         figures[name]["ratio"] = figures[name]["sliced_wasserstein"] / real["sliced_wasserstein"]
         arrays[f"samples_{name}"] = x
     return arrays, figures, real

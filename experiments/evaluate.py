@@ -20,9 +20,9 @@ from rich.console import Console
 import scoresde as ss
 from experiments import commands, draws, machine, report
 from experiments.batches import Parts, Work, finished, parts_of
-from experiments.data import Data, InputError, load
+from experiments.data import Data, InputError
 from experiments.likelihoods import TOLERANCE, Settings, likelihood
-from experiments.opening import Opened, digest, open_run
+from experiments.opening import Opened, digest, examples, open_run
 from experiments.writing import write_arrays, write_json
 
 
@@ -87,14 +87,13 @@ class Flags:
 
 def _evaluated(flags: Flags, opened: Opened) -> Data:
     """The data to evaluate, with their examples; InputError if they are not of the model's shape and kind."""
-    config, trained = opened.config, opened.data
-    spec = flags.data or config.data
-    data = load(spec, data_dir=flags.data_dir or (None if flags.data else config.data_dir))
+    trained = opened.data
+    data = examples(opened.config, spec=flags.data, data_dir=flags.data_dir)
     same_kind = (data.levels is None) == (trained.levels is None) and (data.levels or 0) <= (trained.levels or 0)
     if data.event_shape != trained.event_shape or not same_kind:
         kinds = ["measurements" if of.levels is None else f"{of.levels} levels" for of in (data, trained)]
         raise InputError(
-            f"--data {spec} has examples of shape {data.event_shape}, {kinds[0]}; "
+            f"--data {data.name} has examples of shape {data.event_shape}, {kinds[0]}; "
             f"the model was trained on {trained.event_shape}, {kinds[1]}"
         )
     return data
@@ -107,10 +106,10 @@ def _samples(
     key, model = jax.random.fold_in(jax.random.key(flags.seed), 1), opened.model
     key_draw, key_metric = jax.random.split(key)
     table = ss.best_solver(model.sde, flags.sample_evaluations, sigma_data=model.precond.sigma_data)
-    x = draws.draw("samples", key_draw, opened.data, score, table, count, work)
+    x, broken = draws.draw("samples", key_draw, opened.data, score, table, count, work)
     real = draws.of_training(key_metric, flags.seed, data, count, held_out)
     figures = {"solver": "best", "num_evals": table.num_evals, "examples": [count, len(held_out)]}
-    figures |= draws.distances(key_metric, x, held_out)
+    figures |= draws.distances(key_metric, x, held_out) | {"not_finite": broken}
     figures["ratio"] = figures["sliced_wasserstein"] / real["sliced_wasserstein"]
     return {"samples": figures, "real": real}
 
@@ -118,7 +117,7 @@ def _samples(
 def program(flags: Flags, console: Console) -> None:
     """Evaluate, write, and print the result."""
     flags.check()
-    opened = open_run(flags.checkpoint, data_dir=flags.data_dir)
+    opened = open_run(flags.checkpoint)
     data, (params, which) = _evaluated(flags, opened), opened.parameters(raw=flags.raw)
     held_out = data.held_out[: flags.examples]
     settings, count = flags.settings(opened), opened.config.samples if flags.samples is None else flags.samples

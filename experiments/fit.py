@@ -19,8 +19,8 @@ from experiments import snapshots
 from experiments.data import Data, InputError
 from experiments.logs import Log, progress
 from experiments.machine import versions
-from experiments.processes import in_any_process, main_process, memory_errors
 from experiments.objective import level_curves
+from experiments.processes import in_any_process, main_process, memory_errors
 from experiments.setup import Config, Model
 from experiments.stream import batches
 from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, state_sharding

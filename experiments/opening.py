@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import scoresde as ss
-from experiments.data import Data, InputError
+from experiments.data import Data, InputError, load
 from experiments.setup import Config, Model, build
 from scoresde import checkpoint
 
@@ -34,12 +34,8 @@ class Opened(NamedTuple):
         return (self.state.params, "last parameters") if raw else (self.state.ema, "moving average of the parameters")
 
 
-def open_run(path: str | Path, *, data_dir: Path | None = None) -> Opened:
+def open_run(path: str | Path) -> Opened:
     """The run in the folder ``path`` (``runs/digits-vp``) or in its checkpoint folder.
-
-    Args:
-        path: the folder.
-        data_dir: where the files of the data are now, for a checkpoint without a record of its data.
 
     Raises:
         InputError: there is no such folder, it holds no run, it is damaged, or another version wrote it.
@@ -56,7 +52,7 @@ def open_run(path: str | Path, *, data_dir: Path | None = None) -> Opened:
     except ValueError as error:
         raise InputError(str(error)) from None
     config = _config(folder, metadata)
-    data = _data(config, metadata, data_dir)
+    data = Data.from_record(metadata.get("data", {}))
     try:
         model = build(config, data)
         state = checkpoint.restore(folder, jax.eval_shape(model.init))[0]
@@ -70,8 +66,9 @@ def _config(folder: Path, metadata: dict[str, Any]) -> Config:
     beside = folder.parent / "config.json"
     fields = {field.name for field in dataclasses.fields(Config)}
     stored = metadata.get("config")
-    if not isinstance(stored, dict) or (unknown := set(stored) - fields):
-        what = f"its configuration has {', '.join(sorted(unknown))}" if isinstance(stored, dict) else "no configuration"
+    unknown = set(stored) - fields if isinstance(stored, dict) else set()
+    if not isinstance(stored, dict) or unknown:
+        what = f"its configuration has {', '.join(sorted(unknown))}" if unknown else "no configuration"
         raise InputError(f"{folder} is of another version of scoresde: {what}; open it with the version that wrote it")
     flags: dict[str, Any] = {}
     if beside.is_file():
@@ -80,14 +77,16 @@ def _config(folder: Path, metadata: dict[str, Any]) -> Config:
         except ValueError:
             raise InputError(f"{beside} is damaged: no JSON; put back a copy or delete it") from None
     flags = {name: value for name, value in flags.items() if name in fields} | stored
-    flags |= {name: Path(flags[name]) for name in ("data_dir",) if flags.get(name)}
+    flags["data_dir"] = Path(flags["data_dir"]) if flags.get("data_dir") else None
     flags["workdir"] = folder.parent if beside.is_file() else None
     return Config(**flags)
 
 
-def _data(config: Config, metadata: dict[str, Any], data_dir: Path | None) -> Data:
-    """The scaling of the data: from the record in the metadata, else measured again."""
-    return Data.from_record(metadata["data"])
+def examples(config: Config, *, spec: str | None = None, data_dir: Path | None = None) -> Data:
+    """The data of a run with their examples, or those that ``spec`` names; ``data_dir`` as for ``--data-dir``."""
+    if spec is None or spec == config.data:
+        return load(config.data, data_dir=data_dir or config.data_dir, options=config.options)
+    return load(spec, data_dir=data_dir, options=config.options)
 
 
 def digest(params: Any) -> str:

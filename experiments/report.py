@@ -20,6 +20,7 @@ from rich.text import Text
 
 from experiments import figures, leavings
 from experiments.files import InputError, existing
+from experiments.level_curves import level_curves, logged
 from experiments.panels import save
 
 SHEETS = 4
@@ -46,12 +47,14 @@ def write(folder: str | Path) -> dict[str, Any]:
         "loss": figures.loss(report, entries),
         "likelihood": figures.likelihood(report, arrays),
     }
+    if with_levels := bool(logged(entries)):
+        pictures["levels"] = level_curves(entries)
     try:
         (folder / "figures").mkdir(exist_ok=True)
         for name, figure in pictures.items():
             save(figure, folder / "figures" / f"{name}.png")
         temporary = folder / ".report.md.tmp"
-        temporary.write_text(markdown(report, config, environment, sheets), encoding="utf-8")
+        temporary.write_text(markdown(report, config, environment, sheets, with_levels), encoding="utf-8")
         temporary.replace(folder / "report.md")
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; make it writable") from None
@@ -107,7 +110,11 @@ def _bound(likelihood: dict[str, Any]) -> str:
 
 
 def markdown(
-    report: dict[str, Any], config: dict[str, Any], environment: dict[str, Any], sheets: Sequence[Path] = ()
+    report: dict[str, Any],
+    config: dict[str, Any],
+    environment: dict[str, Any],
+    sheets: Sequence[Path] = (),
+    with_levels: bool = False,
 ) -> str:
     """The text of report.md: pictures, tables, how to repeat the run, and every figure at full precision."""
     likelihood, real, training = report["likelihood"], report["real"], report["training"]
@@ -135,6 +142,7 @@ def markdown(
         "## Training",
         f"{training['steps']:,} steps in {training['seconds']:.0f} s.{loss}",
         "![training loss](figures/loss.png)",
+        *(["![loss and variance explained at each noise level](figures/levels.png)"] if with_levels else []),
         *_progress(sheets),
         "## Reproduce",
         f"```\n{environment['command']}\n```",

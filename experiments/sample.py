@@ -99,8 +99,6 @@ class Flags:
     """Samples drawn at once, over all devices."""
     raw: bool = False
     """Take the last parameters instead of their moving average."""
-    data_dir: Path | None = None
-    """Where the files of the data are, for a checkpoint that holds no record of its data."""
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
@@ -174,7 +172,7 @@ def _plan(flags: Flags, opened: Opened, params: Any, table: ss.Table) -> dict[st
 def program(flags: Flags, console: Console) -> None:
     """Draw, write, and say where."""
     flags.check()
-    opened = open_run(flags.checkpoint, data_dir=flags.data_dir)
+    opened = open_run(flags.checkpoint)
     data, model, shape = opened.data, opened.model, opened.data.event_shape
     if not flags.out.suffix and not (panels.is_image(shape) and shape[2:] in ((), (1,), (3,), (4,))):
         raise InputError(f"examples of shape {shape} are no images: give --out a name that ends in .npz or .png")
@@ -192,9 +190,10 @@ def program(flags: Flags, console: Console) -> None:
         console.print(f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}")
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
     key, work = jax.random.key(flags.seed), Work(flags.batch, parts, console)
-    samples = draw("samples", key, data, model.score(params), table, flags.n, work)
-    if not np.all(np.isfinite(samples)):
-        raise InputError(f"some samples are not finite: take more evaluations, or another solver than {flags.solver}")
+    samples, broken = draw("samples", key, data, model.score(params), table, flags.n, work)
+    if broken:
+        parts.remove()
+        raise InputError(f"{broken} of {flags.n} samples are not finite: take more --evaluations or another --solver")
     _write(flags.out, samples, data.levels)
     seconds = round(time.monotonic() - started, 1)
     about = {"checkpoint": str(flags.checkpoint), "data": data.name, "levels": data.levels, "shape": samples.shape}

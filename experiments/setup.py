@@ -300,9 +300,7 @@ def build(config: Config, data: Data) -> Model:
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
-    trainer = ss.Trainer(
-        loss, optimizer, averages=profiles(config), carry=levels, microbatches=config.microbatches
-    )
+    trainer = ss.Trainer(loss, optimizer, averages=profiles(config), carry=levels, microbatches=config.microbatches)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     record = {
         "sde": {"name": type(sde).__name__} | dataclasses.asdict(sde),

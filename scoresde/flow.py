@@ -67,7 +67,7 @@ class Flow:
 
 
 def failure_message(
-    success: jax.Array, max_steps: int, at_limit: ArrayLike | None = None, time: ArrayLike | None = None
+    success: jax.Array | np.ndarray, max_steps: int, at_limit: ArrayLike | None = None, time: ArrayLike | None = None
 ) -> str:
     """What to do about the examples whose solve did not reach its end; empty if there are none."""
     at_limit = np.zeros(success.shape, bool) if at_limit is None else np.asarray(at_limit)

@@ -44,7 +44,9 @@ OF_LEVELS = {
 }
 
 
-@pytest.mark.parametrize("name", [*METHODS, *OF_LEVELS])
+@pytest.mark.parametrize(
+    "name", [*METHODS, pytest.param("dequantised_log_likelihood", marks=pytest.mark.slow), "discrete_bound"]
+)
 def test_a_later_batch_holds_the_rows_of_the_whole(name):
     method, x = (METHODS | OF_LEVELS)[name], LEVELS if name in OF_LEVELS else X
     whole, later, other = (np.asarray(method(part, first)) for part, first in ((x[:4], 0), (x[2:6], 2), (x[2:6], 1)))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from experiments import figures, panels, report
+from experiments import figures, level_curves, panels, report
 from experiments.files import InputError
 
 SOLVERS = ("euler_maruyama", "predictor_corrector", "probability_flow")
@@ -315,3 +316,25 @@ def test_the_command_line(points, tmp_path, capsys):
     done = subprocess.run([sys.executable, "-c", code, points], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "predictor_corrector" in done.stdout and (points / "report.md").exists()
+
+
+def test_noise_levels_are_drawn_where_they_were_logged(run, tmp_path):
+    folder = tmp_path / "levels"
+    shutil.copytree(run, folder)
+    log_snr = np.linspace(-9, 9, 12)
+    entries = []
+    for step in (50, 100, 150, 200):
+        explained = [None if i == 3 else float(1 - 40 / step / (1 + x**2)) for i, x in enumerate(log_snr)]
+        entry = {"step": step, "loss": 1.0 if step > 50 else None, "levels_log_snr": log_snr.tolist()}
+        entries.append(entry | {"levels_loss": np.exp(-log_snr).tolist(), "levels_variance_explained": explained})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    report.write(folder)
+    assert "](figures/levels.png)" in (folder / "report.md").read_text()
+    left, right = level_curves.level_curves(entries).axes
+    assert left.get_yscale() == "log" and right.get_ylim()[1] == 1
+    assert [line.get_label() for line in right.get_lines()] == ["50", "100", "150", "200"]
+    for line, entry in zip(right.get_lines(), entries, strict=True):
+        kept = [v for v in entry["levels_variance_explained"] if v is not None]
+        np.testing.assert_array_equal(line.get_ydata(), kept)
+        np.testing.assert_array_equal(line.get_xdata(), np.delete(log_snr, 3))
+    assert not (run / "figures" / "levels.png").exists()

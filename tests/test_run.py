@@ -19,6 +19,7 @@ from scoresde import checkpoint
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--steps", "400", "--width", "32", "--depth", "1", "--samples", "20", "--likelihood-repeats", "1"]
+SMALL += ["--sample-every", "200"]
 
 
 def command(*flags):
@@ -87,6 +88,10 @@ def test_a_run_leaves_everything(finished):
     report = json.loads((folder / "report.json").read_text())
     for name in ("config.json", "environment.json", "report.md", "figures/samples.png", "figures/likelihood.png"):
         assert (folder / name).stat().st_size > 0, name
+    sheets = [f"{step:08d}.png" for step in (200, 400)]
+    assert sorted(path.name for path in (folder / "figures" / "steps").iterdir()) == sheets
+    assert all(f"figures/steps/{sheet}" in (folder / "report.md").read_text() for sheet in sheets)
+    assert not (folder / "parts").exists()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 8
     assert set(report["samples"]) == {"euler_maruyama", "predictor_corrector", "probability_flow"}
     assert report["likelihood"]["unit"] == "bits/dim" and report["likelihood"]["examples"] == 297
@@ -119,6 +124,8 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(finished, tmp_path)
     assert (finished[0] / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
     first, second = (json.loads((f / "report.json").read_text()) for f in (finished[0], folder))
     assert first["likelihood"]["mean"] == second["likelihood"]["mean"]
+    for sheet in (finished[0] / "figures" / "steps").iterdir():
+        assert sheet.read_bytes() == (folder / "figures" / "steps" / sheet.name).read_bytes()
 
 
 def test_asked_to_stop_it_saves_first(tmp_path):

@@ -1,6 +1,7 @@
 """Samples to disk from a trained model: what the library draws, restartable, on any number of devices."""
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -18,12 +19,21 @@ from rich.console import Console
 from small import save_run
 
 import scoresde as ss
-from experiments import draws, evaluate
+from experiments import draws, evaluate, opening
+from experiments.data import Data
 from experiments.files import InputError
 from experiments.opening import open_run
 from experiments.sample import BEST, GRIDS, SOLVERS, Flags, program, table_of
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def opened_once():
+    """Each opening makes a new network, which compiles anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.sample.open_run", functools.cache(open_run))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +122,15 @@ def test_stopped_and_started_again_it_ends_with_the_same_bits(run, tmp_path, mon
     assert "nothing to do" in sample(folder, tmp_path / "parts.npz", n=10, batch=4) and len(drawn) == 6
     with pytest.raises(InputError, match="was made with count 10, not 6"):
         sample(folder, tmp_path / "parts.npz", batch=4)
+
+
+def test_samples_that_are_not_finite_are_refused_and_not_kept(run, tmp_path, monkeypatch):
+    broken = np.zeros((6, 8, 8, 1), np.float32)
+    broken[[1, 4], 3] = np.nan
+    monkeypatch.setattr(draws.ss, "sample", lambda *arguments, first: broken)
+    with pytest.raises(InputError, match="2 of 6 samples are not finite: take more --evaluations"):
+        sample(run[0], tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -248,3 +267,15 @@ def test_a_run_is_opened_as_it_was_saved(run, tmp_path):
     ss.checkpoint.save(tmp_path / "less", {"a": np.ones(2)}, {"config": config.training()})
     with pytest.raises(InputError, match="another structure or configuration|leaves"):
         open_run(tmp_path / "less")
+
+
+def test_a_record_of_the_data_makes_the_data_needless(run, tmp_path, monkeypatch):
+    _, config, data, model = run
+    record = {"name": "digits"}
+    none = dataclasses.replace(data, train=data.train[:0], held_out=data.held_out[:0])
+    monkeypatch.setattr(opening, "load", None)
+    monkeypatch.setattr(Data, "from_record", lambda found: none if found == record else None, raising=False)
+    ss.checkpoint.save(tmp_path / "alone", model.init(), {"config": config.training(), "data": record})
+    opened = open_run(tmp_path / "alone")
+    assert opened.data is none and opened.config.workdir is None
+    assert opened.config == dataclasses.replace(config, workdir=None)
