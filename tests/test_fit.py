@@ -23,11 +23,12 @@ from experiments.setup import Config, build
 from scoresde import checkpoint, nn
 
 QUIET = Console(quiet=True)
-DATA = load("checkerboard")
+LOADED = load("checkerboard")
+DATA = dataclasses.replace(LOADED, train=LOADED.train[:200])
 
 
 def settings(folder, **flags):
-    small = {"steps": 8, "width": 8, "depth": 1, "batch": 16, "save_seconds": 1000.0}
+    small = {"steps": 6, "width": 8, "depth": 1, "batch": 16, "save_seconds": 1000.0}
     return Config(data="checkerboard", workdir=folder, **small | flags).resolve(DATA)
 
 
@@ -159,6 +160,7 @@ def test_bfloat16_and_remat_agree_to_rounding_and_give_nothing_narrow(network):
     assert 1e-4 < error < 0.03
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_stores_float32(tmp_path):
     config = settings(tmp_path, dtype="bf16", remat=True)
     state, _ = run(config, build(config, DATA))
