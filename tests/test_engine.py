@@ -130,7 +130,7 @@ def test_killed_twice_it_ends_with_the_same_bits(plain, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path, devices):
-    flags = {"devices": devices, "fsdp": min(devices, 2), "steps": 900}
+    flags = {"devices": devices, "fsdp": min(devices, 2), "steps": 600}
     report, saving = kill_and_resume(tmp_path / "killed", 20, **flags)
     whole = finish(start(tmp_path / "whole", **flags))
     assert report["started"] > 0 and saving > 3

@@ -242,16 +242,16 @@ def loss_of_drawn(params, key, batch):
 
 def test_microbatches_give_the_result_of_the_whole_batch():
     """Same numbers for every example, whatever the number of parts. (Without ``draw`` each part draws anew.)"""
-    whole, _ = run_in([6], TRAINER, batch_size=8)
-    for parts in (1, 2, 8):
+    whole, _ = run_in([4], TRAINER, batch_size=8)
+    for parts in (1, 4):
         trainer = dataclasses.replace(TRAINER, loss=loss_of_drawn, draw=drawn, microbatches=parts)
-        state, _ = run_in([6], trainer, batch_size=8)
+        state, _ = run_in([4], trainer, batch_size=8)
         for a, b in zip(
             jax.tree.leaves((state.params, state.ema)), jax.tree.leaves((whole.params, whole.ema)), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=2e-5)
     alone = dataclasses.replace(TRAINER, microbatches=4)
-    assert not np.allclose(run_in([6], alone, batch_size=8)[0].params["w"], whole.params["w"], rtol=1e-3)
+    assert not np.allclose(run_in([4], alone, batch_size=8)[0].params["w"], whole.params["w"], rtol=1e-3)
     with pytest.raises(ValueError, match="microbatches must divide the batch of 6, got 4"):
         run_in([1], alone, batch_size=6)
 
