@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import SDES_IN_TURN, VP, name, textbook
+from family import SDES, VP, name, textbook
 
 from scoresde import (
     Levels,
@@ -24,6 +24,7 @@ from scoresde.loss import Denoising
 
 KEY = jax.random.key(29)
 VARIANCE, SHRINK = 0.6, 0.8
+IN_TURN = [pytest.param(sde, marks=() if isinstance(sde, VP) else pytest.mark.slow) for sde in SDES]
 
 
 @partial(jax.jit, static_argnames="weight")
@@ -88,7 +89,7 @@ def test_the_sums_are_those_of_a_loop():
     np.testing.assert_allclose(got, sums, rtol=2e-4)
 
 
-@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
+@pytest.mark.parametrize("sde", IN_TURN, ids=name)
 def test_the_curves_are_the_closed_form_under_every_draw(sde):
     """Loss and variance explained at each level do not depend on how times were drawn."""
     for times in (stratified, log_normal(0.0, 1.5)):
@@ -128,7 +129,7 @@ def test_bins_that_saw_nothing_have_no_curve():
     assert np.sum(np.isfinite(one["loss"])) == 1
 
 
-@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
+@pytest.mark.parametrize("sde", IN_TURN, ids=name)
 def test_the_adaptive_draw_has_its_density(sde):
     """Counts of a stratified draw are the density to one part in n, times are inside, 1/q is the inverse in t."""
     levels = measured(sde, updates=4, bins=8)
