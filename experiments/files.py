@@ -189,7 +189,7 @@ def read_npy(name: str, options: Options) -> Raw:
 
 
 def read_npz(name: str, options: Options) -> Raw:
-    """`train` (and `test`) of a .npz file, or `x`, or its only array; labels in `train_labels`, `test_labels`."""
+    """`train` (and `test`), `x`, or the only array of a .npz file, with `train_labels` (or `labels`), `test_labels`."""
     del options
     path = existing(name)
     with reading(path), path.open("rb") as file:

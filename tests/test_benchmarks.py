@@ -7,7 +7,7 @@ import pytest
 from family import gaussian_law, textbook
 
 import scoresde as ss
-from experiments.benchmarks import best_solver, gradient_variance, likelihood, overhead, ring, solvers
+from experiments.benchmarks import best_solver, gradient_variance, likelihood, overhead, pipeline, ring, solvers
 
 
 def test_overhead_compares_with_the_network_alone(capsys):
@@ -17,6 +17,15 @@ def test_overhead_compares_with_the_network_alone(capsys):
     assert set(ratios) == {"network and gradient", "training step", "network", "ddim", "euler_maruyama"}
     assert float(ratios["network"]) == float(ratios["network and gradient"]) == 1
     assert all(float(ratio) > 0 for ratio in ratios.values())
+
+
+def test_pipeline_compares_with_a_fixed_batch(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    pipeline.main(data=f"npy:{tmp_path / 'x.npy'}", width=8, depth=1, batch=8, steps=2, calls=2, turns=1)
+    out = capsys.readouterr().out
+    alone = re.search(r"stream alone ([\d,]+) examples/s; NumPy indexing in memory ([\d,]+) examples/s", out)
+    steps = re.search(r"fixed batch ([\d.]+) ms a step, streamed ([\d.]+) ms, ratio ([\d.]+)", out)
+    assert "36 examples of 3 on disk" in out and alone and steps and float(steps[3]) > 0
 
 
 def test_the_law_error_of_the_solver_table_is_that_of_the_tests():
