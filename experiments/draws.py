@@ -24,7 +24,7 @@ def draw(
 
     def job(first: int, size: int) -> dict[str, Any]:
         x = np.asarray(ss.sample(key, score, table, (size, *data.event_shape), first=first))
-        return {"x": data.from_model(x), "finite": np.isfinite(x.reshape(size, -1)).all(axis=1)}
+        return {"x": data.from_model(x), "finite": np.all(np.isfinite(x.reshape(size, -1)), axis=1)}
 
     done = work.run(name, job, count)
     return done["x"], int(np.sum(~done["finite"]))

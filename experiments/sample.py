@@ -183,9 +183,8 @@ def program(flags: Flags, console: Console) -> None:
     if finished(flags.out, manifest, plan):
         console.print(f"{flags.out} is complete; nothing to do", highlight=False)
         return
-    console.print(
-        f"{flags.checkpoint}, step {plan['step']}, {which}; {flags.solver} on {jax.local_device_count()} device(s)"
-    )
+    where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
+    console.print(f"{flags.checkpoint}, step {plan['step']}, {which}; {flags.solver} on {where}", highlight=False)
     if table.num_evals < flags.evaluations:
         console.print(f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}")
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
