@@ -15,5 +15,5 @@ def save_run(folder, data="digits", **flags):
     model = build(config, loaded)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str))
-    checkpoint.save(folder / "checkpoint", model.init(), {"config": config.training()})
+    checkpoint.save(folder / "checkpoint", model.init(), {"config": config.training(), "data": loaded.record()})
     return config, loaded, model

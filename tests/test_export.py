@@ -10,7 +10,7 @@ import pytest
 
 from experiments.data import InputError, load
 from experiments.export import export
-from experiments.processes import versions
+from experiments.machine import versions
 from experiments.setup import Config, build
 from scoresde import checkpoint
 

@@ -264,7 +264,7 @@ def test_a_run_is_opened_as_it_was_saved(run, tmp_path):
     ss.checkpoint.save(tmp_path / "mine", {"a": np.ones(2)}, {"author": "me"})
     with pytest.raises(InputError, match="another version of scoresde: no configuration"):
         open_run(tmp_path / "mine")
-    ss.checkpoint.save(tmp_path / "less", {"a": np.ones(2)}, {"config": config.training()})
+    ss.checkpoint.save(tmp_path / "less", {"a": np.ones(2)}, {"config": config.training(), "data": data.record()})
     with pytest.raises(InputError, match="another structure or configuration|leaves"):
         open_run(tmp_path / "less")
 
