@@ -24,7 +24,7 @@ def start(folder, *, devices=1, **flags):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     said = [line for line in out.splitlines() if line.startswith("{")]
     return json.loads(said[-1]) if said else None
