@@ -19,7 +19,7 @@ import tyro
 
 from experiments.data import InputError
 from experiments.fit import fail
-from experiments.logs import write_atomically
+from experiments.writing import write_atomically
 from scoresde import checkpoint
 
 

@@ -27,8 +27,10 @@ from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, st
 from scoresde.leaves import place, to_devices
 
 STEPS_PER_CALL = 50
-OnCall = Callable[[int, State, dict[str, Any]], None]
-"""(step, state, metrics): the line of metrics.jsonl after each compiled call, and the newest state, not to be kept."""
+OnState = Callable[[int, State], None]
+"""(step, state) after each compiled call is dispatched; the state is not to be kept."""
+OnEntry = Callable[[dict[str, Any]], None]
+"""(a line of metrics.jsonl) when it is written, up to one call later."""
 
 
 class Interrupted(Exception):
@@ -145,12 +147,12 @@ def fit(
     model: Model,
     state: State,
     console: Console,
-    on_call: OnCall = lambda step, state, metrics: None,
+    on_state: OnState = lambda step, state: None,
+    on_entry: OnEntry = lambda entry: None,
 ) -> tuple[State, dict[str, Any]]:
     """Train from ``state`` to ``config.steps``; the state is donated.
 
-    A call is dispatched before the metrics of the one before are read, so the devices do not wait for the host; the
-    state that ``on_call`` sees is therefore up to one call ahead of its metrics.
+    A call is dispatched before the metrics of the one before are read, so the devices do not wait for the host.
 
     Returns:
         the final state and {steps, seconds, steps_per_second, final_loss, parameters} of this process.
@@ -175,7 +177,7 @@ def fit(
                 f"{row} steps in a row were skipped, the first: {state.skipped.report(state.params)}; "
                 f"lower --learning-rate, or look at the data; the last checkpoint in {path} is kept"
             )
-        on_call(at, state, entry)
+        on_entry(entry)
         loss = float("nan") if entry["loss"] is None else entry["loss"]
         show(at, loss, (at - first) / (time.monotonic() - started))
 
@@ -195,6 +197,7 @@ def fit(
             if unread:
                 record(*unread)
             step, unread = step + steps, (step + steps, metrics)
+            on_state(step, state)
             if snapshots.due(step, steps, total):
                 levels.write({"step": step} | level_curves(state.carry))
                 snapshots.store(config.folder, model.trainer, state)

@@ -62,6 +62,16 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def levels(path: Path) -> list[dict[str, Any]]:
+    """The lines of levels.jsonl, none where there is no such file."""
+    with reading(path):
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    for number, entry in enumerate(entries, 1):
+        if not all(isinstance(entry.get(name), list) for name in ("log_snr", "loss", "variance_explained")):
+            raise InputError(f"{path} line {number}: no lists log_snr, loss and variance_explained; run the job again")
+    return entries
+
+
 def arrays(path: Path, report: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays that the figures show, checked against the event's shape."""
     if not zipfile.is_zipfile(existing(path)):

@@ -1,10 +1,10 @@
 """The picture of training at each noise level, from the log of a run that kept it.
 
-A line of metrics.jsonl may hold three lists of one value a bin of the log-SNR, null where no example fell:
+A line of levels.jsonl holds lists of one value a bin of the log-SNR, null where no example fell:
 
-    levels_log_snr             the middle of the bin
-    levels_loss                the loss there, as a uniform draw of log-SNR would have it
-    levels_variance_explained  how much of what the best linear predictor leaves the network explains, at most 1
+    log_snr             the middle of the bin
+    loss                the loss there, as a uniform draw of log-SNR would have it
+    variance_explained  how much of what the best linear predictor leaves the network explains, at most 1
 """
 
 from typing import Any
@@ -16,29 +16,24 @@ from matplotlib.figure import Figure
 
 from experiments.panels import FAINT, MUTED, Page
 
-CURVES = {"levels_loss": "loss", "levels_variance_explained": "variance explained"}
+CURVES = {"loss": "loss", "variance_explained": "variance explained"}
 SHOWN = 5
-
-
-def logged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of the log that have the curves."""
-    return [entry for entry in entries if all(entry.get(name) for name in ("levels_log_snr", *CURVES))]
 
 
 def level_curves(entries: list[dict[str, Any]]) -> Figure:
     """Loss and variance explained against the log-SNR, after a few numbers of steps from light to dark."""
-    having = logged(entries)
-    chosen = [having[round(i)] for i in np.unique(np.geomspace(1, len(having), min(SHOWN, len(having))).round()) - 1]
+    count = len(entries)
+    chosen = [entries[round(i)] for i in np.unique(np.geomspace(1, count, min(SHOWN, count)).round()) - 1]
     page = Page(1200, 600)
     page.heading(110, 54, "Noise levels", "noise on the left, data on the right; darker after more steps")
     for x, (name, label) in zip((110, 680), CURVES.items(), strict=True):
         axes = page.axes(x, 140, 470, 370)
         for shade, entry in zip(np.linspace(0.3, 1, len(chosen)), chosen, strict=True):
-            log_snr, values = (np.array(entry[key], float) for key in ("levels_log_snr", name))
+            log_snr, values = (np.array(entry[key], float) for key in ("log_snr", name))
             seen = np.isfinite(values)
             color = colormaps["Blues"](shade)
             axes.plot(log_snr[seen], values[seen], color=color, linewidth=1.6, label=f"{entry['step']:,}")
-        if name == "levels_loss":
+        if name == "loss":
             _positive(axes)
         else:
             axes.set_ylim(max(-1, axes.get_ylim()[0]), 1)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from experiments import figures, leavings
 from experiments.files import InputError, existing
-from experiments.level_curves import level_curves, logged
+from experiments.level_curves import level_curves
 from experiments.panels import save
 
 SHEETS = 4
@@ -40,6 +40,7 @@ def write(folder: str | Path) -> dict[str, Any]:
     if not isinstance(environment.get("command"), str) or not isinstance(environment.get("versions"), dict):
         raise InputError(f"{folder / 'environment.json'} has no command or no versions; run the job again")
     entries, arrays = leavings.metrics(folder / "metrics.jsonl"), leavings.arrays(folder / "arrays.npz", report)
+    levels = leavings.levels(folder / "levels.jsonl")
     sheets = sorted((folder / "figures" / "steps").glob("*.png"))
     pictures = {
         "samples": figures.samples(report, arrays),
@@ -47,8 +48,8 @@ def write(folder: str | Path) -> dict[str, Any]:
         "loss": figures.loss(report, entries),
         "likelihood": figures.likelihood(report, arrays),
     }
-    if with_levels := bool(logged(entries)):
-        pictures["levels"] = level_curves(entries)
+    if with_levels := bool(levels):
+        pictures["levels"] = level_curves(levels)
     try:
         (folder / "figures").mkdir(exist_ok=True)
         for name, figure in pictures.items():

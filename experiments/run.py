@@ -56,7 +56,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         write_json(folder / "config.json", dataclasses.asdict(config))
         write_json(folder / "environment.json", manifest)
 
-    state, training = fit(config, data, model, state, console, watch(config, data, model, int(state.step)))
+    state, training = fit(config, data, model, state, console, *watch(config, data, model, int(state.step)))
     params = to_numpy(state.ema)
     if not main_process():
         return {}

@@ -18,7 +18,7 @@ import numpy as np
 import scoresde as ss
 from experiments import figures
 from experiments.data import Data, InputError
-from experiments.fit import OnCall
+from experiments.fit import OnEntry, OnState
 from experiments.panels import is_image
 from experiments.processes import main_process
 from experiments.setup import Config, Model
@@ -29,33 +29,26 @@ IMAGES, POINTS = 36, 1000
 Scalar = Callable[[str, float, int], None]
 
 
-def watch(config: Config, data: Data, model: Model, step: int) -> OnCall:
+def watch(config: Config, data: Data, model: Model, step: int) -> tuple[OnState, OnEntry]:
     """What ``fit`` is to call, by the flags --sample-every and --tensorboard; training begins at ``step``.
 
     Raises:
         InputError: --tensorboard without a writer.
     """
-    watchers: list[OnCall] = []
+    on_state = _sheets(config, data, model, step) if config.sample_every else lambda step, state: None
     if config.tensorboard and main_process():
-        watchers.append(_events(config.folder / "tensorboard", step))
-    if config.sample_every:
-        watchers.append(_sheets(config, data, model, step))
-
-    def on_call(step: int, state: ss.State, metrics: dict[str, Any]) -> None:
-        for watcher in watchers:
-            watcher(step, state, metrics)
-
-    return on_call
+        return on_state, _events(config.folder / "tensorboard", step)
+    return on_state, lambda entry: None
 
 
-def _sheets(config: Config, data: Data, model: Model, step: int) -> OnCall:
+def _sheets(config: Config, data: Data, model: Model, step: int) -> OnState:
     table = ss.best_solver(model.sde, EVALUATIONS, sigma_data=model.precond.sigma_data)
     shape = (IMAGES if is_image(data.event_shape) else POINTS, *data.event_shape)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     folder, like = config.folder / "figures" / "steps", np.asarray(data.held_out[:POINTS])
     drawn = step // config.sample_every
 
-    def on_call(step: int, state: ss.State, metrics: dict[str, Any]) -> None:
+    def on_state(step: int, state: ss.State) -> None:
         nonlocal drawn
         if step // config.sample_every == drawn:
             return
@@ -63,26 +56,23 @@ def _sheets(config: Config, data: Data, model: Model, step: int) -> OnCall:
         x = data.from_model(to_numpy(ss.sample(key, model.score(state.ema), table, shape)))
         if main_process():
             folder.mkdir(parents=True, exist_ok=True)
-            figures.sheet(folder / f"{int(state.step):08d}.png", x, data.levels, like)
+            figures.sheet(folder / f"{step:08d}.png", x, data.levels, like)
 
-    return on_call
+    return on_state
 
 
-def _events(folder: Path, step: int) -> OnCall:
+def _events(folder: Path, step: int) -> OnEntry:
     scalar, flush = next((make(folder, step) for name, make in WRITERS.items() if _usable(name)), (None, None))
     if scalar is None or flush is None:
         raise InputError("--tensorboard needs a writer of event files: pip install tensorboardX, or drop the flag")
 
-    def on_call(step: int, state: ss.State, metrics: dict[str, Any]) -> None:
-        for name, value in metrics.items():
-            if isinstance(value, list):
-                for i, one in enumerate(value):
-                    scalar(f"{name}/{i:02d}", one, step)
-            elif name != "step" and value is not None:
-                scalar(name, value, step)
+    def on_entry(entry: dict[str, Any]) -> None:
+        for name, value in entry.items():
+            if name != "step" and value is not None:
+                scalar(name, value, entry["step"])
         flush()
 
-    return on_call
+    return on_entry
 
 
 def _usable(name: str) -> bool:

@@ -14,6 +14,8 @@ read it meanwhile. Several processes of one program all call `save`, process 0 w
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -122,7 +124,8 @@ def _from_newest(folder: Path, read: Callable[[Path], Any]) -> Any:
         damage: list[_Damaged] = []
         for version in reversed(versions):
             try:
-                found = read(version)
+                with _opened(version, fcntl.LOCK_SH):
+                    found = read(version)
             except (ValueError, OSError) as error:
                 if not version.exists():
                     break
@@ -175,7 +178,8 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], content: dict[str, Any],
         unfinished.rename(version)
         _flush(folder)
         for old in older[: max(0, len(older) + 1 - keep)]:
-            old.rename(folder / f"{_UNFINISHED}{old.name}")
+            with contextlib.suppress(BlockingIOError), _opened(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                old.rename(folder / f"{_UNFINISHED}{old.name}")
     except OSError as error:
         what = f"cannot write the checkpoint {folder}: {error.strerror or str(error).splitlines()[0]}; choose another"
         raise type(error)(f"{what} folder or free some space (a checkpoint that was there is untouched)") from error
@@ -189,9 +193,24 @@ def _clean(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
+    with _opened(path) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, lock: int | None = None) -> Iterator[int]:
+    """A descriptor; `lock` lets no version be removed under a reader (the next save removes it then)."""
     descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    try:
+        if lock is not None:
+            try:
+                fcntl.flock(descriptor, lock)
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+                    raise
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _digest(content: Path | dict[str, Any]) -> str:

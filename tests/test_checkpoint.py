@@ -224,7 +224,7 @@ def test_the_newest_whole_version_serves_with_a_warning(tmp_path, damaged):
         got, metadata = restore(tmp_path, state())
     assert metadata == {"i": 3 - damaged}
     assert_same(got, state(3.0 - damaged))
-    with pytest.raises(ValueError, match="saved from another structure"):  # which is no damage
+    with pytest.warns(UserWarning, match=words), pytest.raises(ValueError, match="saved from another structure"):
         restore(tmp_path, {"a": 1})
 
 

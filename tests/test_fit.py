@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from functools import partial
 from pathlib import Path
 
@@ -47,9 +46,9 @@ def short_calls(monkeypatch):
 def model():
     """The run's model and state, with a loss that compiles quickly."""
 
-    def loss(params, key, batch):
+    def loss(params, key, batch, levels):
         noisy = batch + jax.random.normal(key, batch.shape)
-        return jnp.sum(jnp.tanh(noisy @ params["input"]["kernel"]) ** 2, axis=1)
+        return jnp.sum(jnp.tanh(noisy @ params["input"]["kernel"]) ** 2, axis=1), levels
 
     real = build(settings(None), DATA)
     return dataclasses.replace(real, trainer=dataclasses.replace(real.trainer, loss=loss))
@@ -73,8 +72,8 @@ def batches(data, *, seed, step, total, steps_per_call, batch, process_index, pr
 
 def test_a_stream_gives_the_bits_of_data_on_the_device_and_resumes(tmp_path, monkeypatch, model):
     whole, _ = run(settings(tmp_path / "device"), model)
-    monkeypatch.setattr(module, "DEVICE_BYTES", 0)
-    monkeypatch.setitem(sys.modules, "experiments.stream", types.SimpleNamespace(batches=batches))
+    monkeypatch.setattr(type(DATA), "streamed", True)
+    monkeypatch.setattr(module, "batches", batches)
     streamed, report = run(settings(tmp_path / "stream"), model)
     equal(streamed, whole)
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("device", "stream")]
@@ -90,8 +89,9 @@ def test_a_stream_gives_the_bits_of_data_on_the_device_and_resumes(tmp_path, mon
 def test_a_row_of_skipped_steps_stops_the_run_with_one_line(tmp_path, model):
     """The loss of one example is never finite."""
 
-    def bad(params, key, batch):
-        return model.trainer.loss(params, key, batch) / jnp.where(jnp.arange(len(batch)) == 5, jnp.nan, 1)
+    def bad(params, key, batch, levels):
+        losses, levels = model.trainer.loss(params, key, batch, levels)
+        return losses / jnp.where(jnp.arange(len(batch)) == 5, jnp.nan, 1), levels
 
     broken = dataclasses.replace(model, trainer=dataclasses.replace(model.trainer, loss=bad))
     with pytest.raises(InputError) as caught:

@@ -325,16 +325,16 @@ def test_noise_levels_are_drawn_where_they_were_logged(run, tmp_path):
     entries = []
     for step in (50, 100, 150, 200):
         explained = [None if i == 3 else float(1 - 40 / step / (1 + x**2)) for i, x in enumerate(log_snr)]
-        entry = {"step": step, "loss": 1.0 if step > 50 else None, "levels_log_snr": log_snr.tolist()}
-        entries.append(entry | {"levels_loss": np.exp(-log_snr).tolist(), "levels_variance_explained": explained})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        entry = {"step": step, "log_snr": log_snr.tolist(), "loss": np.exp(-log_snr).tolist()}
+        entries.append(entry | {"variance_explained": explained})
+    (folder / "levels.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     report.write(folder)
     assert "](figures/levels.png)" in (folder / "report.md").read_text()
     left, right = level_curves.level_curves(entries).axes
     assert left.get_yscale() == "log" and right.get_ylim()[1] == 1
     assert [line.get_label() for line in right.get_lines()] == ["50", "100", "150", "200"]
     for line, entry in zip(right.get_lines(), entries, strict=True):
-        kept = [v for v in entry["levels_variance_explained"] if v is not None]
+        kept = [v for v in entry["variance_explained"] if v is not None]
         np.testing.assert_array_equal(line.get_ydata(), kept)
         np.testing.assert_array_equal(line.get_xdata(), np.delete(log_snr, 3))
     assert not (run / "figures" / "levels.png").exists()

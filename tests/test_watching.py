@@ -1,6 +1,5 @@
 """What is shown while a model trains: sheets of samples from the same noise, and event files of the same numbers."""
 
-import dataclasses
 import sys
 import types
 
@@ -19,9 +18,9 @@ from experiments.watching import watch
 def test_a_sheet_is_drawn_whenever_so_many_steps_have_passed(tmp_path):
     config, data, model = save_run(tmp_path / "run", sample_every=100)
     state = model.init()
-    on_call = watch(config, data, model, 0)
+    on_state, _ = watch(config, data, model, 0)
     for step in (50, 100, 150, 210, 250):
-        on_call(step, dataclasses.replace(state, step=np.int32(step)), {"step": step, "loss": 1.0})
+        on_state(step, state)
     folder = tmp_path / "run" / "figures" / "steps"
     assert sorted(path.name for path in folder.iterdir()) == ["00000100.png", "00000210.png"]
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
@@ -31,7 +30,7 @@ def test_a_sheet_is_drawn_whenever_so_many_steps_have_passed(tmp_path):
     for name in ("00000100.png", "00000210.png"):  # the same noise: only the average may differ
         with Image.open(folder / name) as picture:
             np.testing.assert_array_equal(np.asarray(picture), expected)
-    watch(config, data, model, 100)(150, state, {})  # resumed
+    watch(config, data, model, 100)[0](150, state)  # resumed
     assert len(list(folder.iterdir())) == 2
 
 
@@ -58,11 +57,10 @@ def test_event_files_hold_the_numbers_of_the_log(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
     monkeypatch.setattr(watching, "find_spec", lambda name: name == "tensorboardX" or None)
     config, data, model = save_run(tmp_path / "run", tensorboard=True)
-    on_call = watch(config, data, model, 50)
-    on_call(100, model.init(), {"step": 100, "loss": 0.5, "grad_norm": None, "levels_loss": [0.1, 0.2]})
+    _, on_entry = watch(config, data, model, 50)
+    on_entry({"step": 100, "loss": 0.5, "grad_norm": None, "skipped": 0})
     folder = str(tmp_path / "run" / "tensorboard")
-    levels = [("levels_loss/00", 0.1, 100), ("levels_loss/01", 0.2, 100)]
-    assert Writer.last.seen == [(folder, 50), ("loss", 0.5, 100), *levels] and Writer.last.flushed == 1
+    assert Writer.last.seen == [(folder, 50), ("loss", 0.5, 100), ("skipped", 0, 100)] and Writer.last.flushed == 1
 
 
 def test_without_a_writer_it_says_what_to_install(tmp_path, monkeypatch):
