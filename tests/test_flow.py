@@ -39,7 +39,7 @@ def test_gaussian_flow_map_in_closed_form_both_ways(x64, sde):
         assert np.all(flow.success) and flow.message == ""
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_float32_at_the_default_tolerance(sde):
     """In units of the marginal's std the error stays near the tolerance although every number is float32."""
     mixture = shifted()
@@ -257,7 +257,9 @@ def test_traced_times_and_x64_states(x64):
 
 
 @pytest.mark.parametrize(
-    ("solver", "order"), [(diffrax.Heun(), 2), (diffrax.Bosh3(), 3), (diffrax.Tsit5(), 5)], ids=name
+    ("solver", "order"),
+    [(diffrax.Heun(), 2), pytest.param(diffrax.Bosh3(), 3, marks=pytest.mark.slow), (diffrax.Tsit5(), 5)],
+    ids=name,
 )
 def test_fixed_steps_have_the_order_of_their_solver_and_count_exactly(x64, solver, order):
     sde, mixture = VP(), shifted()

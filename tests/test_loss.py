@@ -80,7 +80,7 @@ def expected_loss(sde, weight, variance, shrink):
     return total / (sde.t_max - sde.t_min)
 
 
-@pytest.mark.parametrize("sde", SDES, ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_the_expected_loss_is_the_quadrature_under_every_time_draw(x64, sde):
     """Three weighted objectives, four draws, one number each: the draws differ in variance alone."""
     variance, shrink = 0.6, 0.8

@@ -37,7 +37,9 @@ class Case:
         self.c = jnp.linspace(-7.0, 5.0, batch)
 
 
-@pytest.fixture(params=NETS, scope="module")
+@pytest.fixture(
+    params=[pytest.param(key, marks=pytest.mark.slow if key == "unet 1d" else ()) for key in NETS], scope="module"
+)
 def case(request):
     return Case(request.param)
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import SDES, VE, VP, assert_moments, float64, gaussian, name, ring, score_on
+from family import SDES, SDES_IN_TURN, VP, assert_moments, float64, gaussian, name, ring, score_on
 
-from scoresde import RectifiedFlow, karras_grid, log_snr_grid, uniform_grid
+from scoresde import karras_grid, log_snr_grid, uniform_grid
 from scoresde.solvers import (
     ancestral,
     brownian_path,
@@ -35,7 +35,7 @@ def paths(sde, mixture, solver, n, grid=log_snr_grid):
     return np.asarray(integrate(KEY, score_on(sde, padding, mixture), padding, x, noise=brownian_path(sde)))
 
 
-@pytest.mark.parametrize("sde", [VP(), VE(), RectifiedFlow()], ids=name)
+@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_strong_convergence_path_by_path(x64, sde):
     """Root-mean-square distance from the finest ancestral path, in the units of the data: every solver of the reverse
     SDE converges to the same path, with strong order one."""
