@@ -131,13 +131,24 @@ class Trainer:
         losses, levels, carry, grads = self._gradient(state, key, batch)
         loss, norm = jnp.mean(losses), optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        skipped = _counted(state, good, losses, levels, grads)
         grads = jax.tree.map(lambda g: g * jnp.minimum(1, self.clip / jnp.maximum(norm, 1e-30)), grads)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        averages = tuple(map(partial(_average, state.step, params), self.averages, state.averages))
-        new, old = (params, averages, opt_state, carry), (state.params, state.averages, state.opt_state, state.carry)
-        params, averages, opt_state, carry = jax.tree.map(partial(jnp.where, good), new, old)
+
+        def take() -> tuple[Any, ...]:
+            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            averages = tuple(map(partial(_average, state.step, params), self.averages, state.averages))
+            return (
+                params,
+                averages,
+                opt_state,
+                carry,
+                dataclasses.replace(state.skipped, in_a_row=jnp.array(0, jnp.int32)),
+            )
+
+        def skip() -> tuple[Any, ...]:
+            return state.params, state.averages, state.opt_state, state.carry, _counted(state, losses, levels, grads)
+
+        params, averages, opt_state, carry, skipped = jax.lax.cond(good, take, skip)
         state = State(state.step + 1, params, averages, opt_state, state.key, carry, skipped)
         result = state, {"loss": loss, "grad_norm": norm, "skipped": skipped.in_a_row}
         if self.mesh is None:
@@ -222,16 +233,16 @@ def _average(n: jax.Array, params: Any, profile: Profile, ema: Any) -> Any:
     return jax.tree.map(lambda average, p: average + (1 - d) * (p - average), ema, params)
 
 
-def _counted(state: State, good: jax.Array, losses: jax.Array, levels: jax.Array, grads: Any) -> Skipped:
-    """The count after a step, ``good`` or skipped."""
+def _counted(state: State, losses: jax.Array, levels: jax.Array, grads: Any) -> Skipped:
+    """The count after a step that was skipped."""
     old, finite = state.skipped, jnp.isfinite(losses).ravel()
     known = levels.shape == losses.shape
     level = jnp.where(jnp.all(finite), jnp.nan, levels[jnp.argmin(finite)]) if known else jnp.nan
     leaves = jnp.array([~jnp.isfinite(jnp.sum(g * g)) for g in jax.tree.leaves(grads)])
-    first = partial(jnp.where, ~good & (old.in_a_row == 0))
+    first = partial(jnp.where, old.in_a_row == 0)
     return Skipped(
-        total=old.total + ~good,
-        in_a_row=jnp.where(good, 0, old.in_a_row + 1),
+        total=old.total + 1,
+        in_a_row=old.in_a_row + 1,
         step=first(state.step, old.step),
         loss=first(jnp.mean(losses), old.loss),
         level=first(level, old.level),
