@@ -22,6 +22,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from scoresde.nn.convolution import channels_last
+
 Params = dict[str, Any]
 """A nested plain dict of arrays with string keys."""
 
@@ -198,7 +200,8 @@ def linear(inputs: int, outputs: int, *, gain: float = 1.0, rngs: nnx.Rngs) -> n
 def conv(dims: int, inputs: int, outputs: int, *, stride: int = 1, gain: float = 1.0, rngs: nnx.Rngs) -> nnx.Conv:
     """A convolution of width 3 along each of ``dims`` axes, zero-padded: sizes n -> ceil(n / stride)."""
     kernel, bias = _normal(gain), _constant(0)
-    return nnx.Conv(inputs, outputs, (3,) * dims, strides=stride, kernel_init=kernel, bias_init=bias, rngs=rngs)
+    layer = partial(nnx.Conv, kernel_init=kernel, bias_init=bias, conv_general_dilated=channels_last, rngs=rngs)
+    return layer(inputs, outputs, (3,) * dims, strides=stride)
 
 
 def group_norm(channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int = 32) -> nnx.GroupNorm:
