@@ -48,8 +48,10 @@ class Flags:
     """Take a fixed grid of so many evaluations, and measure its error, instead of adaptive steps."""
     tolerance: float = TOLERANCE
     """Of adaptive steps, relative and absolute."""
-    bound: bool = True
-    """Whether the variational bound of integer data is measured too."""
+    bound_draws: int = 16
+    """Of times and noise in one estimate of the variational bound of integer data; 0 for no bound."""
+    bound_repeats: int = 8
+    """Estimates of it."""
     samples: int | None = None
     """Samples whose distances are measured, 0 for none; by default as in the run."""
     sample_evaluations: int = 100
@@ -64,6 +66,7 @@ class Flags:
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
         at_least = {"examples": 2, "probes": 0, "repeats": 1, "evaluations": 4, "sample_evaluations": 1}
+        at_least |= {"bound_draws": 0, "bound_repeats": 2}
         for name, low in (at_least | {"seed": 0, "batch": 1, "samples": 0}).items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -82,7 +85,7 @@ class Flags:
         config = opened.config
         probes = config.likelihood_probes if self.probes is None else self.probes
         repeats = self.repeats or config.likelihood_repeats
-        return Settings(probes, repeats, self.evaluations, self.tolerance, self.bound)
+        return Settings(probes, repeats, self.evaluations, self.tolerance, self.bound_draws, self.bound_repeats)
 
 
 def _evaluated(flags: Flags, opened: Opened) -> Data:

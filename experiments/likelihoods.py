@@ -38,8 +38,10 @@ class Settings:
     evaluations: int | None = None
     """Of a fixed grid; None for adaptive steps."""
     tolerance: float = TOLERANCE
-    bound: bool = True
-    """Whether the variational bound of integers is measured too."""
+    bound_draws: int = 16
+    """Of times and noise in one estimate of the variational bound of integers; 0 for no bound."""
+    bound_repeats: int = 8
+    """Estimates of it, at least 2 for its error."""
 
     def divergence(self, dims: int) -> Any:
         return ss.hutchinson(self.probes) if 0 < self.probes < dims else ss.exact_divergence
@@ -64,9 +66,9 @@ def likelihood(
         values["exact_log_prob"] = np.asarray(ss.GaussianMixture(*data.mixture).log_prob(jnp.asarray(x)))
         result["exact"] = float(values["exact_log_prob"].mean())
     result |= {"seconds": round(time.monotonic() - started, 2), "bound": None}
-    if settings.bound and data.levels:
+    if settings.bound_draws and data.levels:
         started = time.monotonic()
-        bound = work.run("bound", _bound(key_bound, data, model, spread_score(score), x), len(x))
+        bound = work.run("bound", _bound(key_bound, data, model, spread_score(score), x, settings), len(x))
         result["bound"] = _bound_figures(bound, data) | {"seconds": round(time.monotonic() - started, 2)}
     return values, result
 
@@ -130,7 +132,7 @@ def _on_grid(
     }
 
 
-def _bound(key: jax.Array, data: Data, model: Model, score: Any, x: Any) -> Job:
+def _bound(key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings) -> Job:
     """Variational bounds of integers, in nats: of the dequantised data, and of the integers themselves."""
     key_noise, key_bound = jax.random.split(key)
     bins: dict[str, Any] = {"bin_width": data.bin_width, "shift": data.shift}
@@ -138,6 +140,7 @@ def _bound(key: jax.Array, data: Data, model: Model, score: Any, x: Any) -> Job:
     def job(first: int, size: int) -> Arrays:
         raw = rows(x, first, size)
         scale: dict[str, Any] = {"sigma_data": model.precond.sigma_data, "first": first}
+        scale |= {"draws": settings.bound_draws, "repeats": settings.bound_repeats}
         y, _ = dequantise(key_noise, raw, **bins, first=first)
         results = {
             "bound": ss.likelihood_bound(key_bound, model.sde, score, y, **scale),

@@ -41,7 +41,7 @@ def digits(tmp_path_factory):
 @pytest.mark.slow
 def test_batches_of_integers_add_up_to_the_library_s_call(digits):
     _, _, data, model = digits
-    score, x, settings = model.score(model.init().ema), data.held_out[:5], Settings(1, 2, tolerance=1e-2, bound=False)
+    score, x, settings = model.score(model.init().ema), data.held_out[:5], Settings(1, 2, tolerance=1e-2, bound_draws=0)
     values, figures = likelihood(KEY, data, model, score, x, settings, Work(3))
     bins = {"bin_width": data.bin_width, "shift": data.shift}
     key = jax.random.split(KEY)[0]

@@ -20,6 +20,7 @@ NETS = {
     "mlp of a scalar": lambda: nn.ResidualMLP((), width=8, depth=1, **SMALL),
     "unet 1d": lambda: nn.UNet((11, 2), channels=4, input_frequencies=(0.3,), blocks=2, attention_levels=(1,), **SMALL),
     "unet 2d": lambda: nn.UNet((7, 5, 1), channels=4, multipliers=(1, 3), **SMALL),
+    "unet patches": lambda: nn.UNet((6, 4, 2), channels=4, patch=2, **SMALL),
     "unet 3d": lambda: nn.UNet((4, 3, 2, 1), channels=4, multipliers=(1,), heads=2, attention_levels=(0,), **SMALL),
 }
 
@@ -296,6 +297,7 @@ def test_enlarge_is_numpy_repeat_cut_to_size():
         ("UNet: multipliers must name", lambda: nn.UNet((8, 8, 1), multipliers=(), key=KEY)),
         ("levels are too many", lambda: nn.UNet((8, 8, 1), multipliers=(1, 1, 1, 1, 1), key=KEY)),
         (r"attention_levels must be in 0\.\.1, got 2", lambda: nn.UNet((8, 8, 1), attention_levels=(2,), key=KEY)),
+        (r"patch = 3 must divide the sizes \(8, 9\)", lambda: nn.UNet((8, 9, 1), patch=3, key=KEY)),
         ("heads = 3 must divide", lambda: nn.UNet((8, 8, 1), attention_levels=(1,), heads=3, key=KEY)),
         (r"UNet: dropout must be in \[0, 1\)", lambda: nn.UNet((8, 8, 1), dropout=-0.1, key=KEY)),
     ],
@@ -313,6 +315,16 @@ def test_refusals_at_the_call(case):
         case.apply(case.params, case.x, case.c[:3])
     with pytest.raises(ValueError, match=r"c must have shape \(B,\)"):
         case.apply(case.params, case.x, case.c[:, None])
+
+
+@pytest.mark.parametrize("sizes", [(6,), (6, 4), (4, 2, 6)])
+def test_patches_gather_neighbours_and_give_them_back(sizes):
+    h = jnp.arange(3 * np.prod(sizes) * 2.0).reshape(3, *sizes, 2)
+    cut = unet.folded(h, 2)
+    assert cut.shape == (3, *(n // 2 for n in sizes), 2 ** len(sizes) * 2)
+    np.testing.assert_array_equal(unet.unfolded(cut, 2), h)
+    first = h[(slice(None), *(slice(0, 2) for _ in sizes))].reshape(3, -1)
+    np.testing.assert_array_equal(cut[(slice(None), *(0 for _ in sizes))], first)
 
 
 @pytest.mark.parametrize("make", [nn.ResidualMLP, nn.UNet], ids=["mlp", "unet"])

@@ -5,7 +5,8 @@ on the way down and as many on the way up, each of which also reads its mirror i
 
     r = conv(dropout(silu((1 + s) * norm(conv(silu(norm(h)))) + b))),      (s, b) = linear(silu(linear(embedding(c)))).
 
-Attention over all positions follows the blocks of the chosen levels. Down: a convolution of stride 2. Up: nearest
+With ``patch`` p the network works on patches: p^d neighbours are the channels of one position, x (*sizes, C) becomes
+(*sizes / p, p^d C), and back at the end. Attention over all positions follows the blocks of the chosen levels. Down: a convolution of stride 2. Up: nearest
 neighbour, cut to the sizes of the level above (so that odd sizes work), then a convolution. The last convolution is
 zero at the start.
 
@@ -48,6 +49,7 @@ class UNet(nnx.Module):
         channels: channels of level 0.
         multipliers: channels of each level over ``channels``; their number is the number of levels.
         blocks: residual blocks of each level, each way.
+        patch: width of the patches that become one position of level 0; must divide the sizes.
         attention_levels: the levels with attention, 0 being full resolution.
         heads: attention heads; must divide the channels of those levels.
         dropout: rate inside the residual blocks, in [0, 1), active where the call is given a key (or (B,) keys).
@@ -70,6 +72,7 @@ class UNet(nnx.Module):
         channels: int = 32,
         multipliers: Sequence[int] = (1, 2),
         blocks: int = 1,
+        patch: int = 1,
         attention_levels: Sequence[int] = (),
         heads: int = 1,
         dropout: float = 0.0,
@@ -82,6 +85,7 @@ class UNet(nnx.Module):
         key: jax.Array,
     ) -> None:
         self.event_shape = tuple(map(operator.index, event_shape))
+        self.patch = whole(self, "patch", patch, 1)
         dims = self._check(multipliers, attention_levels)
         channels, blocks = whole(self, "channels", channels, 1), whole(self, "blocks", blocks, 1)
         widths = [channels * whole(self, "multipliers", m, 1) for m in multipliers]
@@ -100,7 +104,8 @@ class UNet(nnx.Module):
         self.embedding = Embedding(embedding, features, e, labels, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
-        inputs = self.event_shape[-1] * (1 + 2 * len(self.input_frequencies))
+        pixel = self.event_shape[-1] * self.patch**dims
+        inputs = pixel * (1 + 2 * len(self.input_frequencies))
         self.input = conv(dims, inputs, channels, rngs=rngs)
         below = [channels, *widths[:-1]]
         self.down = nnx.List(
@@ -111,7 +116,7 @@ class UNet(nnx.Module):
         self.up = nnx.List([nnx.List([block(i, 2 * widths[i]) for _ in range(blocks)]) for i in depth])
         self.double = nnx.List([conv(dims, widths[i + 1], widths[i], rngs=rngs) for i in depth[:-1]])
         self.norm = group_norm(widths[0], rngs=rngs)
-        self.output = conv(dims, widths[0], self.event_shape[-1], gain=0, rngs=rngs)
+        self.output = conv(dims, widths[0], pixel, gain=0, rngs=rngs)
 
     def _check(self, multipliers: Sequence[int], attention_levels: Sequence[int]) -> int:
         shape = self.event_shape
@@ -119,7 +124,9 @@ class UNet(nnx.Module):
             raise ValueError(f"UNet: event_shape must be (*sizes, channels) with 1 to 3 positive sizes, got {shape}")
         if not multipliers:
             raise ValueError("UNet: multipliers must name at least one level, got none")
-        if max(shape[:-1]) <= 2 ** (len(multipliers) - 2):
+        if any(size % self.patch for size in shape[:-1]):
+            raise ValueError(f"UNet: patch = {self.patch} must divide the sizes {shape[:-1]}")
+        if max(shape[:-1]) // self.patch <= 2 ** (len(multipliers) - 2):
             levels = len(multipliers)
             raise ValueError(f"UNet: {levels} levels are too many for sizes {shape[:-1]}: give fewer multipliers")
         for level in attention_levels:
@@ -135,7 +142,7 @@ class UNet(nnx.Module):
         keys = iter(split(key, count))
         waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
         waves = narrow(waves.reshape(*x.shape[:-1], -1), self.input.kernel[...].dtype)
-        e, h, skips = self.embedding(c, labels), self.input(waves), []
+        e, h, skips = self.embedding(c, labels), self.input(folded(waves, self.patch)), []
         for i, level in enumerate(self.down):
             for block in level:
                 h = run(block, h, e, next(keys), remat=self.remat)
@@ -149,7 +156,7 @@ class UNet(nnx.Module):
                 h = self.double[i](enlarge(h, skips[-1].shape[1:-1]))
             for block in self.up[i]:
                 h = run(block, jnp.concatenate([h, skips.pop()], axis=-1), e, next(keys), remat=self.remat)
-        h = self.output(jax.nn.silu(self.norm(h)))
+        h = unfolded(self.output(jax.nn.silu(self.norm(h))), self.patch)
         return h.astype(jnp.promote_types(h.dtype, x.dtype))
 
 
@@ -200,3 +207,21 @@ def enlarge(h: jax.Array, sizes: Sequence[int]) -> jax.Array:
     for axis, size in enumerate(sizes, 1):
         h = jax.lax.slice_in_dim(jnp.repeat(h, 2, axis=axis), 0, size, axis=axis)
     return h
+
+
+def folded(h: jax.Array, patch: int) -> jax.Array:
+    """(B, *sizes, C) as (B, *sizes / patch, patch^d C): neighbours become channels."""
+    batch, *sizes, channels = h.shape
+    d = len(sizes)
+    h = h.reshape(batch, *(n for size in sizes for n in (size // patch, patch)), channels)
+    order = 0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1
+    return h.transpose(order).reshape(batch, *(size // patch for size in sizes), -1)
+
+
+def unfolded(h: jax.Array, patch: int) -> jax.Array:
+    """The inverse of ``folded``."""
+    batch, *sizes, channels = h.shape
+    d = len(sizes)
+    h = h.reshape(batch, *sizes, *(patch,) * d, channels // patch**d)
+    order = 0, *(axis for i in range(1, d + 1) for axis in (i, d + i)), 2 * d + 1
+    return h.transpose(order).reshape(batch, *(size * patch for size in sizes), -1)
