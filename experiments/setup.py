@@ -150,7 +150,7 @@ class Config:
     skip_limit: int = 10
     """Steps in a row without a finite gradient, each of which is skipped, that stop the training."""
     microbatches: int = 1
-    """Parts of a batch worked on one after another, to save memory: the gradient is accumulated."""
+    """Parts of a batch worked on one after another, to save memory, with the same result up to rounding."""
     dtype: Annotated[str, tyro.conf.arg(metavar="{f32,bf16}")] = "f32"
     """What the network computes in; parameters, averages, optimiser, time and loss are float32 anyway."""
     remat: bool = False
@@ -294,13 +294,14 @@ def build(config: Config, data: Data) -> Model:
 
     chosen = preset(data)
     log_rho = chosen.p_mean + math.log(data.sigma_data), chosen.p_std
-    loss = objective(config, data, precond, apply, log_rho)
+    minimised = objective(config, data, precond, apply, log_rho)._asdict()
     params, levels = initial(config, data, sde, params)
     steps = int(config.steps or 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
-    trainer = ss.Trainer(loss, optimizer, averages=profiles(config), carry=levels, microbatches=config.microbatches)
+    averages, parts = profiles(config), config.microbatches
+    trainer = ss.Trainer(optimizer=optimizer, averages=averages, carry=levels, microbatches=parts, **minimised)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     record = {
         "sde": {"name": type(sde).__name__} | dataclasses.asdict(sde),
