@@ -17,7 +17,7 @@ from experiments import commands, draws, likelihoods, machine, report
 from experiments.batches import Parts, Work
 from experiments.data import Data, load
 from experiments.fit import check_folder, fit, start
-from experiments.processes import main_process, prepare
+from experiments.processes import join, main_process
 from experiments.setup import Config, Model, build
 from experiments.watching import watch
 from experiments.writing import write_arrays, write_json
@@ -39,7 +39,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Do the whole job; returns the report."""
     started = time.monotonic()
     config.check()
-    prepare(config)
+    join(config)
     console.quiet = not main_process()
     data = load(config.data, data_dir=config.data_dir, options=config.options)
     config = config.resolve(data)
@@ -101,7 +101,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def main() -> None:
     """Command line; see ``commands.main``."""
-    commands.main(Config, "run", run)
+    commands.main(Config, "run", run, cached=lambda config: config.compile_cache)
 
 
 if __name__ == "__main__":

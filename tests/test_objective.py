@@ -194,6 +194,7 @@ def test_augmenting_what_is_no_image_is_refused():
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCORESDE_COMPILE_CACHE", "off")
     monkeypatch.setattr("sys.argv", ["ema", str(tmp_path), "--sigma-rel", "0.1"])
     with pytest.raises(SystemExit) as stop:
         ema.main()
