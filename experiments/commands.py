@@ -1,4 +1,5 @@
-"""What every command line shares: flags from a dataclass, a mistake in one line, and an end that can be continued.
+"""What every command line shares: flags from a dataclass, compiled programs kept on disk, a mistake in one line, and an
+end that can be continued.
 
 Exit codes: 0 done, 2 a mistake in a flag or a file (one line on standard error), 130 interrupted.
 """
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from experiments import compile_cache
 from experiments.batches import AGAIN
 from experiments.files import InputError
 from experiments.fit import Interrupted, fail
@@ -33,10 +35,20 @@ def parse(flags: type[Flags], name: str, arguments: list[str]) -> Flags:
         raise
 
 
-def main(flags: type[Flags], name: str, program: Callable[[Flags, Console], Any]) -> None:
-    """Run ``program(flags, console)``; SIGTERM stops it as SIGINT does, wherever it does not handle them itself."""
+def main(
+    flags: type[Flags],
+    name: str,
+    program: Callable[[Flags, Console], Any],
+    *,
+    cached: Callable[[Flags], bool] = lambda flags: True,
+) -> None:
+    """Run ``program(flags, console)``; SIGTERM stops it as SIGINT does, wherever it does not handle them itself.
+
+    ``cached`` says whether what it compiles is kept on disk.
+    """
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     parsed, console = parse(flags, name, sys.argv[1:]), Console(soft_wrap=True)
+    compile_cache.set_up(cached(parsed))
     try:
         program(parsed, console)
     except InputError as error:

@@ -4,9 +4,11 @@ A source without a test part of its own is split by `numpy.random.default_rng(se
 is held out.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from experiments import archives, files, hub, pictures, sound, tables, toys
 from experiments.dataset import Data as Data
 from experiments.files import InputError as InputError
 from experiments.files import Options as Options
-from experiments.files import Raw
+from experiments.files import Raw, Rows
 from experiments.measure import code, is_whole, measure, split
 
 DEFAULTS = Options()
@@ -47,12 +49,20 @@ READS = dict.fromkeys(("columns", "drop_columns", "test_mask", "split", "missing
 }
 
 
-def load(spec: str, *, data_dir: str | Path | None = None, seed: int = 0, options: Options = DEFAULTS) -> Data:
+def load(
+    spec: str,
+    *,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    options: Options = DEFAULTS,
+    record: dict[str, Any] | None = None,
+) -> Data:
     """The data that `--data` names: digits, a toy, a public set, or one of READERS and a path.
 
     `data_dir` holds the files of mnist, fashion-mnist or cifar10; without it they are downloaded. `seed`
-    draws the toys and the split of sources that have none. `options` are for some readers. Raises InputError, one
-    line, for whatever is wrong.
+    draws the toys and the split of sources that have none. `options` are for some readers. `record` is what an
+    earlier run measured: examples that stay on disk are not measured again if their name, counts and shape are the
+    same. Raises InputError, one line, for whatever is wrong.
     """
     kind, colon, path = spec.partition(":")
     if kind in READERS and not path:
@@ -65,7 +75,7 @@ def load(spec: str, *, data_dir: str | Path | None = None, seed: int = 0, option
         if kind not in readers and getattr(options, flag) != getattr(DEFAULTS, flag):
             raise InputError(f"--{flag.replace('_', '-')} is for {', '.join(readers)}; --data {kind} does not read it")
     if kind in READERS:
-        return _data(spec, READERS[kind](path, options), seed)
+        return _data(spec, READERS[kind](path, options), seed, record=record)
     if kind in TOYS:
         points = TOYS[kind](np.random.default_rng(seed), TOY_TRAIN + TOY_HELD_OUT)
         return _data(kind, Raw(points[:TOY_TRAIN], points[TOY_TRAIN:]), seed, toys.RING if kind == "mixture" else None)
@@ -82,7 +92,22 @@ def load(spec: str, *, data_dir: str | Path | None = None, seed: int = 0, option
     )
 
 
-def _data(name: str, raw: Raw, seed: int, mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Data:
+def _recorded(record: dict[str, Any] | None, name: str, train: Rows, held_out: np.ndarray) -> Data | None:
+    """What was measured of these examples, without them; None if it was of others."""
+    if record is None:
+        return None
+    known = Data.from_record(record)
+    same = (known.name, known.counts, known.event_shape) == (name, (len(train), len(held_out)), train.shape[1:])
+    return known if same else None
+
+
+def _data(
+    name: str,
+    raw: Raw,
+    seed: int,
+    mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    record: dict[str, Any] | None = None,
+) -> Data:
 
     raw, labels = code(raw, name)
     raw = split(raw, name, seed)
@@ -96,6 +121,11 @@ def _data(name: str, raw: Raw, seed: int, mixture: tuple[np.ndarray, np.ndarray,
             held_out_labels=None if labelled is None else labelled[complete],
             note=f"{raw.note}, {(~complete).sum()} incomplete rows not held out",
         )
+    own: dict[str, Any] = {"labels": labels}
+    own |= {k: getattr(raw, k) for k in ("train_labels", "held_out_labels", "train_mask", "note")}
+    if isinstance(train, Rows) and (known := _recorded(record, name, train, held_out)):
+        dtype = known.train.dtype
+        return dataclasses.replace(known, train=train.cast(dtype), held_out=held_out.astype(dtype), **own)
     moments = measure(train, name, raw.train_mask)
     if levels is None and raw.train_mask is None and moments.whole and is_whole(held_out):
         levels = int(max(moments.high, held_out.max())) + 1
@@ -123,7 +153,6 @@ def _data(name: str, raw: Raw, seed: int, mixture: tuple[np.ndarray, np.ndarray,
         std,
         (moments.low, moments.high),
         (len(train), len(held_out)),
-        labels,
-        **{k: getattr(raw, k) for k in ("train_labels", "held_out_labels", "train_mask", "note")},
+        **own,
         mixture=mixture,
     )

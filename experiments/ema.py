@@ -11,7 +11,6 @@ evaluated average is that one.
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +18,8 @@ import jax
 import tyro
 
 import scoresde as ss
+from experiments import commands
 from experiments.data import InputError, load
-from experiments.fit import fail
 from experiments.setup import Config, build
 from experiments.snapshots import FOLDER, stored
 
@@ -70,11 +69,8 @@ def combine(flags: Flags) -> str:
 
 
 def main() -> None:
-    """Command line; a mistake is one line and exit code 2."""
-    try:
-        print(combine(tyro.cli(Flags, prog="python -m experiments.ema", args=sys.argv[1:])))
-    except InputError as error:
-        fail(str(error))
+    """Command line; see ``commands.main``."""
+    commands.main(Flags, "ema", lambda flags, console: console.print(combine(flags), highlight=False))
 
 
 if __name__ == "__main__":

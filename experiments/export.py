@@ -8,17 +8,17 @@
 NAME is the path of an array in the network, such as blocks/0/first/kernel. averages/0 is what samples are drawn with.
 """
 
+import dataclasses
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
+from rich.console import Console
 
+from experiments import commands
 from experiments.data import InputError
-from experiments.fit import fail
 from experiments.writing import write_atomically
 from scoresde import checkpoint
 
@@ -59,19 +59,26 @@ def export(folder: Path, out: Path) -> list[Path]:
     return files
 
 
-def main(checkpoint: Path, out: Path) -> None:
-    """Export a trained model as safetensors and JSON.
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Export a trained model as safetensors and JSON."""
 
-    Args:
-        checkpoint: a run's folder, or its checkpoint.
-        out: the folder to write.
-    """
-    try:
-        for file in export(checkpoint, out):
-            print(file)
-    except InputError as error:
-        fail(str(error))
+    checkpoint: Path
+    """Folder of a run, or its checkpoint."""
+    out: Path
+    """Folder to write."""
+
+
+def program(flags: Flags, console: Console) -> None:
+    """Write the files and name them."""
+    for file in export(flags.checkpoint, flags.out):
+        console.print(file, highlight=False)
+
+
+def main() -> None:
+    """Command line; see ``commands.main``."""
+    commands.main(Flags, "export", program)
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m experiments.export", description=__doc__, args=sys.argv[1:])
+    main()

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from experiments import snapshots
 from experiments.data import Data, InputError
-from experiments.logs import Log, progress
+from experiments.logs import Log
 from experiments.machine import versions
 from experiments.objective import level_curves
 from experiments.processes import in_any_process, main_process, memory_errors
+from experiments.progress import progress
 from experiments.setup import Config, Model
 from experiments.stream import batches
 from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, state_sharding
@@ -47,15 +48,9 @@ def check_folder(config: Config) -> None:
         probe.unlink(missing_ok=True)  # several processes may try at once
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --workdir") from None
-    path = folder / "checkpoint"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a damaged version: ``start`` says so
-            saved = checkpoint.read_metadata(path).get("config", {})
-    except FileNotFoundError:
+    path, saved = folder / "checkpoint", stored(config).get("config")
+    if saved is None:
         return
-    except ValueError as error:
-        raise InputError(str(error)) from None
     if not config.resume:
         raise InputError(f"{folder} already holds a run; choose another --workdir, or drop --no-resume to continue it")
     for flag, value in config.training().items():
@@ -65,6 +60,18 @@ def check_folder(config: Config) -> None:
                 f"{path} was trained with {name} {saved.get(flag)}, not {value}: "
                 f"use the same flags to continue it, or another --workdir"
             )
+
+
+def stored(config: Config) -> dict[str, Any]:
+    """The metadata of the checkpoint in the run's folder, {} without one; a damaged one is an InputError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged version: ``start`` says so
+            return {"config": {}} | checkpoint.read_metadata(config.folder / "checkpoint")
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def training_mesh(config: Config) -> Mesh | None:
@@ -155,13 +162,13 @@ def fit(
     A call is dispatched before the metrics of the one before are read, so the devices do not wait for the host.
 
     Returns:
-        the final state and {steps, seconds, steps_per_second, final_loss, parameters} of this process.
+        the final state and {steps, seconds, steps_per_second, final_loss} of this process.
 
     Raises:
         InputError: ``config.skip_limit`` steps in a row were not finite, or a device has not enough memory.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    total, path = int(config.steps or 0), config.folder / "checkpoint"
+    total = int(config.steps or 0)
     metadata = {"config": config.training(), "data": data.record(), "model": model.record, "versions": versions()}
     first = step = int(state.step)
     if first:
@@ -171,26 +178,22 @@ def fit(
 
     def record(at: int, metrics: Any) -> None:
         entry = log.add(at, metrics)
-        row = int(np.max(np.asarray(metrics["skipped"])))
-        if row >= config.skip_limit:
-            raise InputError(
-                f"{row} steps in a row were skipped, the first: {state.skipped.report(state.params)}; "
-                f"lower --learning-rate, or look at the data; the last checkpoint in {path} is kept"
-            )
+        _check_skipped(config, metrics, state)
         on_entry(entry)
-        loss = float("nan") if entry["loss"] is None else entry["loss"]
-        show(at, loss, (at - first) / (time.monotonic() - started))
+        show(at, "every step skipped" if entry["loss"] is None else f"loss {entry['loss']:.4f}")
 
     with (
         memory_errors(),
         Log(config.folder / "metrics.jsonl", step) as log,
         Log(config.folder / "levels.jsonl", step) as levels,
-        checkpoint.Writer(path, keep=config.keep) as writer,
+        checkpoint.Writer(config.folder / "checkpoint", keep=config.keep) as writer,
         _stop_requested() as stopping,
-        progress(console, total) as show,
+        progress(console, "step", total) as show,
     ):
         advance = _advance(config, data, trainer, step)
         unread = None
+        if step < total:
+            show(step)
         while step < total:
             steps = min(STEPS_PER_CALL, total - step)
             state, metrics = advance(state, steps)
@@ -209,12 +212,26 @@ def fit(
                 saved = time.monotonic()
             if stop and step < total:
                 raise Interrupted(f"stopped at step {step} of {total}; the same command continues from there")
-    seconds = time.monotonic() - started
+    return state, _summary(config, first, time.monotonic() - started)
+
+
+def _check_skipped(config: Config, metrics: Any, state: State) -> None:
+    row = int(np.max(np.asarray(metrics["skipped"])))
+    if row >= config.skip_limit:
+        raise InputError(
+            f"{row} steps in a row were skipped, the first: {state.skipped.report(state.params)}; "
+            f"lower --learning-rate, or look at the data; the last checkpoint in {config.folder / 'checkpoint'} is kept"
+        )
+
+
+def _summary(config: Config, first: int, seconds: float) -> dict[str, Any]:
+    """What the report says of a training that began at step ``first``."""
     lines = (config.folder / "metrics.jsonl").read_text().splitlines() if main_process() else []
-    return state, {
-        "steps": total,
+    steps = int(config.steps or 0)
+    return {
+        "steps": steps,
         "seconds": round(seconds, 2),
-        "steps_per_second": round((step - first) / seconds, 2) if step > first else None,
+        "steps_per_second": round((steps - first) / seconds, 2) if steps > first else None,
         "final_loss": json.loads(lines[-1])["loss"] if lines else None,
     }
 

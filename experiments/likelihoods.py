@@ -20,7 +20,7 @@ import scoresde as ss
 from experiments.batches import Arrays, Job, Work, replicated, rows, spread, spread_score
 from experiments.data import Data, InputError
 from experiments.setup import Model
-from scoresde.dequantise import dequantise
+from scoresde.dequantise import dequantisations, dequantise, over_repeats
 from scoresde.flow import failure_message
 
 TOLERANCE = 1e-4  # relative and absolute, of adaptive steps
@@ -75,26 +75,18 @@ def likelihood(
 
 def _density(key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings) -> Job:
     """Of each example: log_prob in nats in model units and its std_error, num_evals, success, and what failed."""
-    repeats = settings.repeats if data.bin_width else 1
     evaluate = _on_grid if settings.evaluations else _adaptive
     measure = partial(evaluate, model, score, settings, settings.divergence(math.prod(data.event_shape)))
 
     def job(first: int, size: int) -> Arrays:
-        raw, draws = rows(x, first, size), []
-        for k in range(repeats):
-            key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
-            if data.bin_width is None:
-                y, log_q = data.to_model(raw), jnp.zeros(size)
-            else:
-                y, log_q = dequantise(key_noise, raw, data.bin_width, data.shift, first=first)
+        raw, results = rows(x, first, size), []
+        if data.bin_width is None:
+            return measure(key, spread(data.to_model(raw)), first)
+        draws = dequantisations(key, raw, data.bin_width, data.shift, repeats=settings.repeats, first=first)
+        for key_probes, y, log_q in draws:
             result = measure(key_probes, spread(y), first)
-            draws.append(result | {"log_prob": result["log_prob"] - np.asarray(log_q)})
-        each = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
-        merged = {name: np.mean(value, axis=0) for name, value in each.items()}
-        if repeats > 1:
-            merged["std_error"] = np.std(each["log_prob"], axis=0, ddof=1) / math.sqrt(repeats)
-        merged |= {"num_evals": np.sum(each["num_evals"], axis=0), "success": np.all(each["success"], axis=0)}
-        return merged | {"at_limit": np.any(each["at_limit"], axis=0), "time": np.min(each["time"], axis=0)}
+            results.append(result | {"log_prob": result["log_prob"] - np.asarray(log_q)})
+        return {name: np.asarray(values) for name, values in over_repeats(results).items()}
 
     return job
 

@@ -1,19 +1,13 @@
-"""What training leaves to read: ``metrics.jsonl``, and a progress bar or line."""
+"""What training leaves to read: files of JSON lines such as ``metrics.jsonl``."""
 
 import json
-import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.processes import main_process
 from experiments.writing import write_atomically
-
-LINE_SECONDS = 10.0
 
 
 class Log:
@@ -49,31 +43,3 @@ class Log:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
-
-
-@contextmanager
-def progress(console: Console, total: int) -> Any:
-    """A function (step, loss, steps a second) that shows them: a bar on a terminal, else a line now and then."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("training"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} steps/s"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("", total=total, loss=float("nan"), rate=0.0)
-            yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
-        return
-    last = [time.monotonic()]
-
-    def line(step: int, loss: float, rate: float) -> None:
-        if step == total or time.monotonic() - last[0] > LINE_SECONDS:
-            last[0] = time.monotonic()
-            left = (total - step) / max(rate, 1e-9)
-            console.print(
-                f"step {step}/{total}  loss {loss:.4f}  {rate:.0f} steps/s  {left:.0f} s left", highlight=False
-            )
-
-    yield line

@@ -1,15 +1,17 @@
 """What training minimises: the words of --weight and --times as functions, and the loss that they make.
 
-    loss(params, key, batch, levels) -> (losses (B,), levels)
+    draw(key, batch, levels) -> drawn      dequantised, perhaps augmented and noised, with keys for dropout
+    loss(params, None, drawn, levels) -> (losses (B,), errors)      the weighted denoising errors
+    update(levels, errors) -> levels      collected by noise level sigma/alpha
 
-dequantises and perhaps augments the batch, weighs its denoising errors, and collects them by noise level in ``levels``.
+All that is random is drawn for the whole batch, so that its parts (--microbatches) have the numbers of the whole.
 With --weight learned the parameters hold one more entry, ``uncertainty``.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,25 +75,51 @@ def initial(config: Any, data: Data, sde: ss.SDE, params: Any) -> tuple[Any, ss.
     return params, ss.Levels.start(sde, sigma_data=data.sigma_data)
 
 
-def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, law: Law) -> Callable[..., Any]:
-    """The loss of the configuration, with ``Levels`` as its carry."""
+class Objective(NamedTuple):
+    """The arguments of ``Trainer`` that say what is minimised, with ``Levels`` as the carry."""
+
+    draw: Callable[..., Any]
+    loss: Callable[..., Any]
+    level: Callable[..., jax.Array]
+    update: Callable[..., ss.Levels]
+
+
+class Drawn(NamedTuple):
+    """All that is random in the loss of a batch."""
+
+    noised: ss.Noised
+    labels: jax.Array | None
+    """(B, L) what the augmentation did."""
+    keys: jax.Array
+    """(B,) for dropout."""
+
+
+def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, law: Law) -> Objective:
+    """The objective of the configuration."""
     sde, weight = precond.sde, WEIGHTS[config.weight](precond, law)
 
-    def loss(params: Any, key: jax.Array, batch: jax.Array, levels: ss.Levels) -> tuple[jax.Array, ss.Levels]:
-        key_noise, key_dropout, key_loss = jax.random.split(key, 3)
-        x, mask = data.prepare(key_noise, batch, flip=config.flip)
-        network = partial(apply, params, key=key_dropout)
+    def draw(key: jax.Array, batch: Any, levels: ss.Levels) -> Drawn:
+        key_data, key_dropout, key_loss = jax.random.split(key, 3)
+        x, mask = data.prepare(key_data, batch, flip=config.flip)
+        labels = None
         if config.augment:
             x, labels = ss.augment.augmented(jax.random.fold_in(key, 3), x, config.augment)
-            network = partial(network, labels=labels)
         times = TIMES[config.times or USUAL.get(config.weight, "adaptive")](law, levels)
-        errors = ss.denoising_errors(key_loss, sde, precond.score(network), x, times=times, mask=mask)
+        noised = ss.noised(key_loss, sde, x, times=times, mask=mask)
+        return Drawn(noised, labels, jax.random.split(key_dropout, len(x)))
+
+    def loss(params: Any, _: None, drawn: Drawn, levels: ss.Levels) -> tuple[jax.Array, ss.Denoising]:
+        score = precond.score(partial(apply, params, key=drawn.keys, labels=drawn.labels))
+        errors = ss.errors_of(sde, score, drawn.noised)
         losses = weight(sde, errors.t) * errors.importance * errors.error
         if config.weight == "learned":
             losses = ss.with_uncertainty(losses, ss.uncertainty(params["uncertainty"], sde, errors.t))
-        return losses, levels.update(errors, weight)
+        return losses, errors
 
-    return loss
+    def level(drawn: Drawn) -> jax.Array:
+        return jnp.exp(-0.5 * sde.log_snr(drawn.noised.t))
+
+    return Objective(draw, loss, level, lambda levels, errors: levels.update(errors, weight))
 
 
 def level_curves(levels: ss.Levels) -> dict[str, list[float | None]]:

@@ -14,10 +14,10 @@ import jax
 from rich.console import Console
 
 from experiments import commands, draws, likelihoods, machine, report
-from experiments.batches import Parts, Work
+from experiments.batches import Arrays, Parts, Work
 from experiments.data import Data, load
-from experiments.fit import check_folder, fit, start
-from experiments.processes import main_process, prepare
+from experiments.fit import check_folder, fit, start, stored
+from experiments.processes import join, main_process
 from experiments.setup import Config, Model, build
 from experiments.watching import watch
 from experiments.writing import write_arrays, write_json
@@ -35,13 +35,42 @@ def plan(config: Config, data: Data, model: Model) -> list[str]:
     ]
 
 
+def about(config: Config, data: Data, model: Model) -> dict[str, Any]:
+    """What the report says of the model and its data."""
+    return {
+        "name": config.name,
+        "data": {
+            "name": data.name,
+            "describe": data.describe(),
+            "event_shape": data.event_shape,
+            "levels": data.levels,
+            "train": len(data.train),
+            "held_out": len(data.held_out),
+        },
+        "sde": repr(model.sde),
+        "network": {"name": config.network, "parameters": model.parameters},
+    }
+
+
+def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) -> tuple[Arrays, dict[str, Any]]:
+    """Sample three ways and measure the likelihood of the held-out examples; returns what is drawn and the figures."""
+    score = model.score(params)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
+    arrays, samples, real = draws.sample_all(keys[0], config, data, model, score, work)
+    arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
+    settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
+    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, data.held_out, settings, work)
+    return arrays | log_prob, {"likelihood": likelihood, "real": real, "samples": samples}
+
+
 def run(config: Config, console: Console) -> dict[str, Any]:
     """Do the whole job; returns the report."""
     started = time.monotonic()
     config.check()
-    prepare(config)
+    join(config)
     console.quiet = not main_process()
-    data = load(config.data, data_dir=config.data_dir, options=config.options)
+    record = stored(config).get("data")
+    data = load(config.data, data_dir=config.data_dir, options=config.options, record=record)
     config = config.resolve(data)
     if not config.dry_run:
         check_folder(config)
@@ -60,32 +89,10 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     params = to_numpy(state.ema)
     if not main_process():
         return {}
-    score = model.score(params)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
     parts = Parts(folder / "parts", dataclasses.asdict(config) | {"workdir": None}, replace=True)
-    work = Work(config.evaluation_batch, parts, console)
-    arrays, samples, real = draws.sample_all(keys[0], config, data, model, score, work)
-    arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
-    settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
-    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, data.held_out, settings, work)
-    write_arrays(folder / "arrays.npz", arrays | log_prob, compressed=True)
-    result = {
-        "name": config.name,
-        "data": {
-            "name": data.name,
-            "describe": data.describe(),
-            "event_shape": data.event_shape,
-            "levels": data.levels,
-            "train": len(data.train),
-            "held_out": len(data.held_out),
-        },
-        "sde": repr(model.sde),
-        "network": {"name": config.network, "parameters": model.parameters},
-        "training": training,
-        "likelihood": likelihood,
-        "real": real,
-        "samples": samples,
-    }
+    arrays, figures = evaluate(config, data, model, params, Work(config.evaluation_batch, parts, console))
+    write_arrays(folder / "arrays.npz", arrays, compressed=True)
+    result = about(config, data, model) | {"training": training} | figures
     write_json(folder / "report.json", result)
     manifest["seconds"] = round(time.monotonic() - started, 1)
     manifest["peak_memory_mib"] = machine.peak_memory()
@@ -93,15 +100,15 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     report.write(folder)
     parts.remove()
     console.print(report.table(result))
-    if likelihood["message"]:
-        console.print(likelihood["message"], highlight=False)
+    if message := result["likelihood"]["message"]:
+        console.print(message, highlight=False)
     console.print(f"{manifest['seconds']:.0f} s, {manifest['peak_memory_mib']} MiB; report: {folder / 'report.md'}")
     return result
 
 
 def main() -> None:
     """Command line; see ``commands.main``."""
-    commands.main(Config, "run", run)
+    commands.main(Config, "run", run, cached=lambda config: config.compile_cache)
 
 
 if __name__ == "__main__":

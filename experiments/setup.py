@@ -1,4 +1,4 @@
-"""What a run is: its flags, the presets behind their defaults, and the model they describe."""
+"""What a run is: its flags, and the model that they and the presets of ``networks`` describe."""
 
 import dataclasses
 import difflib
@@ -17,7 +17,8 @@ from jax.tree_util import Partial
 
 import scoresde as ss
 from experiments.data import Data, InputError, Options
-from experiments.objective import TIMES, WEIGHTS, check, initial, label_count, objective, profiles
+from experiments.networks import NETWORKS, network, preset, waves
+from experiments.objective import TIMES, WEIGHTS, check, initial, objective, profiles
 
 # Data have unit standard deviation here; with sigma_min = 1e-3 VE resolves them as finely as the others at their t_min.
 SDES: dict[str, Any] = {
@@ -29,41 +30,7 @@ SDES: dict[str, Any] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """How one kind of data is trained; a flag of the same name overrides."""
-
-    network: str
-    steps: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    width: int
-    depth: int
-    dropout: float
-    ema_decay: float
-    b2: float
-    """Decay of Adam's second moment."""
-    p_mean: float
-    """Noise levels of training: log(sigma/(alpha sigma_data)) ~ N(p_mean, p_std^2), unit weight on the output."""
-    p_std: float
-
-
-PRESETS = {
-    "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999, 0.99, -1.0, 1.6),
-    "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5),  # points and tables
-    "images": Preset("unet", 10000, 64, 5e-4, 0.01, 32, 2, 0.1, 0.999, 0.99, -1.0, 1.6),
-}
-
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
-
-# The network also sees its input through waves of these lengths, in levels, so that it can resolve the bins of levels.
-WAVE_LENGTHS = (32, 16, 8, 4, 2, 1)
-
-
-def preset(data: Data) -> Preset:
-    """The row of PRESETS for this data."""
-    return PRESETS["digits" if data.name == "digits" else "images" if len(data.event_shape) > 1 else "points"]
 
 
 def one_of(flag: str, value: str, choices: Iterable[str]) -> None:
@@ -150,7 +117,7 @@ class Config:
     skip_limit: int = 10
     """Steps in a row without a finite gradient, each of which is skipped, that stop the training."""
     microbatches: int = 1
-    """Parts of a batch worked on one after another, to save memory: the gradient is accumulated."""
+    """Parts of a batch worked on one after another, to save memory, with the same result up to rounding."""
     dtype: Annotated[str, tyro.conf.arg(metavar="{f32,bf16}")] = "f32"
     """What the network computes in; parameters, averages, optimiser, time and loss are float32 anyway."""
     remat: bool = False
@@ -229,42 +196,6 @@ class Config:
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 
 
-def _waves(data: Data) -> dict[str, Any]:
-    if data.bin_width is None:
-        return {}
-    level = data.bin_width / data.sigma_data
-    return {"input_frequencies": [1 / (level * n) for n in WAVE_LENGTHS], "input_offset": data.shift * level}
-
-
-def _mlp(config: Any, data: Data, key: jax.Array) -> Any:
-    return ss.nn.ResidualMLP(
-        data.event_shape,
-        width=config.width,
-        depth=config.depth,
-        dropout=config.dropout,
-        remat=config.remat,
-        labels=label_count(config, data),
-        key=key,
-        **_waves(data),
-    )
-
-
-def _unet(config: Any, data: Data, key: jax.Array) -> Any:
-    return ss.nn.UNet(
-        data.event_shape,
-        channels=config.width,
-        blocks=config.depth,
-        dropout=config.dropout,
-        remat=config.remat,
-        labels=label_count(config, data),
-        key=key,
-        **_waves(data),
-    )
-
-
-NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}
-
-
 @dataclasses.dataclass(frozen=True)
 class Model:
     """An SDE, a network behind its preconditioning, and how it is trained."""
@@ -288,25 +219,25 @@ def build(config: Config, data: Data) -> Model:
     check(config, data)
     sde = SDES[config.sde]()
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
-    network = NETWORKS[str(config.network)](config, data, key_init)
-    apply, params = ss.nn.functional(network, dtype=DTYPES[config.dtype])
+    apply, params = ss.nn.functional(network(config, data, key_init), dtype=DTYPES[config.dtype])
     precond = ss.Preconditioner(sde, data.sigma_data)
 
     chosen = preset(data)
     log_rho = chosen.p_mean + math.log(data.sigma_data), chosen.p_std
-    loss = objective(config, data, precond, apply, log_rho)
+    minimised = objective(config, data, precond, apply, log_rho)._asdict()
     params, levels = initial(config, data, sde, params)
     steps = int(config.steps or 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
-    trainer = ss.Trainer(loss, optimizer, averages=profiles(config), carry=levels, microbatches=config.microbatches)
+    averages, parts = profiles(config), config.microbatches
+    trainer = ss.Trainer(optimizer=optimizer, averages=averages, carry=levels, microbatches=parts, **minimised)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     record = {
         "sde": {"name": type(sde).__name__} | dataclasses.asdict(sde),
         "preconditioner": {"sigma_data": precond.sigma_data, "prediction": precond.prediction.__name__},
         "network": {"name": config.network, "event_shape": data.event_shape, "width": config.width}
         | {"depth": config.depth}
-        | {k: np.asarray(v).tolist() for k, v in _waves(data).items()},
+        | {k: np.asarray(v).tolist() for k, v in waves(data).items()},
     }
     return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters, record)

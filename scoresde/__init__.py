@@ -47,9 +47,12 @@ from scoresde.likelihood import bits_per_dim as bits_per_dim
 from scoresde.likelihood import log_likelihood as log_likelihood
 from scoresde.likelihood import mean_with_error as mean_with_error
 from scoresde.loss import Denoising as Denoising
+from scoresde.loss import Noised as Noised
 from scoresde.loss import denoising_errors as denoising_errors
 from scoresde.loss import denoising_score_matching as denoising_score_matching
+from scoresde.loss import errors_of as errors_of
 from scoresde.loss import log_normal as log_normal
+from scoresde.loss import noised as noised
 from scoresde.loss import stratified as stratified
 from scoresde.loss import uniform as uniform
 from scoresde.loss import uniform_log_snr as uniform_log_snr
@@ -69,6 +72,7 @@ from scoresde.sde import SubVP as SubVP
 from scoresde.sharding import batch_sharding as batch_sharding
 from scoresde.sharding import device_mesh as device_mesh
 from scoresde.sharding import state_sharding as state_sharding
+from scoresde.skipped import Skipped as Skipped
 from scoresde.solvers import NonFinite as NonFinite
 from scoresde.solvers import Table as Table
 from scoresde.solvers import adams as adams
@@ -100,7 +104,6 @@ from scoresde.solvers import with_denoising as with_denoising
 from scoresde.stochastic import reverse_sde as reverse_sde
 from scoresde.table_likelihood import TableLikelihood as TableLikelihood
 from scoresde.table_likelihood import table_log_likelihood as table_log_likelihood
-from scoresde.train import Skipped as Skipped
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
 from scoresde.typicality import Typicality as Typicality

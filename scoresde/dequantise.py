@@ -16,7 +16,7 @@ sigma(t_min)/(alpha(t_min) w) (Zheng et al. 2023).
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,36 @@ def dequantise(
     return jnp.asarray((levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width, u.dtype), log_q
 
 
+def dequantisations(
+    key: jax.Array,
+    levels: ArrayLike,
+    bin_width: float,
+    shift: ArrayLike = 0.0,
+    *,
+    repeats: int = 1,
+    law: Dequantisation = uniform_dequantisation,
+    first: ArrayLike = 0,
+) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+    """For each repeat a key for the probes, y and log q(u) of ``dequantise``: what every average over u goes through.
+
+    Example i of repeat k depends on (key, k, first + i) alone.
+    """
+    for k in range(whole("repeats", repeats)):
+        key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
+        yield key_probes, *dequantise(key_noise, levels, bin_width, shift, law, first)
+
+
+def over_repeats(results: Sequence[Mapping[str, ArrayLike]]) -> dict[str, jax.Array]:
+    """Arrays (B,) of each repeat as those of all: ``num_evals`` their sum, ``success`` all, ``at_limit`` any, ``time``
+    the least, else the mean; ``std_error`` is that of ``log_prob`` over repeats, where there are several."""
+    rules = {"num_evals": jnp.sum, "success": jnp.all, "at_limit": jnp.any, "time": jnp.min}
+    each = {name: jnp.stack([jnp.asarray(result[name]) for result in results]) for name in results[0]}
+    merged = {name: rules.get(name, jnp.mean)(values, axis=0) for name, values in each.items()}
+    if len(results) > 1:
+        merged["std_error"] = jnp.std(each["log_prob"], axis=0, ddof=1) / math.sqrt(len(results))
+    return merged
+
+
 def dequantised_log_likelihood(
     key: jax.Array,
     sde: SDE,
@@ -112,21 +142,11 @@ def dequantised_log_likelihood(
     Raises:
         ValueError: levels that are not whole numbers, or settings out of range.
     """
-    results, log_ratios = [], []
-    for k in range(whole("repeats", repeats)):
-        key_noise, key_probes = jax.random.split(jax.random.fold_in(key, k))
-        y, log_q = dequantise(key_noise, levels, bin_width, shift, dequantisation, first)
-        results.append(log_likelihood(key_probes, sde, score, y, first=first, **settings))
-        log_ratios.append(results[-1].log_prob - log_q)
-    ratios = jnp.stack(log_ratios)
-    several = {} if repeats == 1 else {"std_error": jnp.std(ratios, axis=0, ddof=1) / math.sqrt(repeats)}
-    return dataclasses.replace(
-        results[0],
-        log_prob=jnp.mean(ratios, axis=0),
-        num_evals=sum((r.num_evals for r in results[1:]), results[0].num_evals),
-        success=jnp.all(jnp.stack([r.success for r in results]), axis=0),
-        at_limit=jnp.any(jnp.stack([r.at_limit for r in results]), axis=0),
-        time=jnp.min(jnp.stack([r.time for r in results]), axis=0),
-        importance=jax.nn.logsumexp(ratios, axis=0) - math.log(repeats),
-        **several,
-    )
+    results, names = [], ("log_prob", "std_error", "num_evals", "success", "at_limit", "time")
+    draws = dequantisations(key, levels, bin_width, shift, repeats=repeats, law=dequantisation, first=first)
+    for key_probes, y, log_q in draws:
+        result = log_likelihood(key_probes, sde, score, y, first=first, **settings)
+        results.append(dataclasses.replace(result, log_prob=result.log_prob - log_q))
+    importance = jax.nn.logsumexp(jnp.stack([result.log_prob for result in results]), axis=0) - math.log(repeats)
+    merged = over_repeats([{name: getattr(result, name) for name in names} for result in results])
+    return dataclasses.replace(results[0], importance=importance, **merged)

@@ -76,6 +76,24 @@ def log_normal(p_mean: float = -1.2, p_std: float = 1.2) -> TimeDraw:
     return draw
 
 
+class Noised(NamedTuple):
+    """A batch with noise added at random times: all that is random in the loss, to be drawn in one piece.
+
+    Attributes:
+        x_t: (B, *event) alpha x_0 + sigma eps, 0 where nothing was observed.
+        noise: eps, of the same shape.
+        t: (B,) the times.
+        importance: (B,) 1/q, q their density relative to the uniform one.
+        observed: the mask, of the shape of x_t; None where all was observed.
+    """
+
+    x_t: jax.Array
+    noise: jax.Array
+    t: jax.Array
+    importance: jax.Array
+    observed: jax.Array | None
+
+
 class Denoising(NamedTuple):
     """What a batch says of the score: errors of the noise at random times.
 
@@ -88,6 +106,45 @@ class Denoising(NamedTuple):
     t: jax.Array
     importance: jax.Array
     error: jax.Array
+
+
+def noised(
+    key: jax.Array, sde: SDE, x: ArrayLike, *, times: TimeDraw = stratified, mask: ArrayLike | None = None
+) -> Noised:
+    """Draw times and noise, the random half of ``denoising_errors``: with it as ``Trainer(draw=...)`` and ``errors_of``
+    in the loss, a batch worked on in parts has the random numbers of the whole.
+
+    Takes the arguments of ``denoising_score_matching``, and raises its errors.
+    """
+    x = jnp.asarray(x)
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x must be floating point of shape (B, *event), got {x.dtype} {x.shape}")
+    if mask is not None and jnp.shape(mask) != x.shape:
+        raise ValueError(f"mask must have the shape of x, {x.shape}, got {jnp.shape(mask)}")
+    key_times, key_noise = jax.random.split(key)
+    t, importance = times(key_times, sde, x.shape[0])
+    x_0 = flatten(x)
+    noise = jax.random.normal(key_noise, x_0.shape, x.dtype)
+    if mask is None:
+        return Noised(sde.perturb(x_0, t, noise).reshape(x.shape), noise.reshape(x.shape), t, importance, None)
+    observed = flatten(jnp.asarray(mask, bool))
+    x_t = jnp.where(observed, sde.perturb(jnp.where(observed, x_0, 0), t, noise), 0)
+    return Noised(x_t.reshape(x.shape), noise.reshape(x.shape), t, importance, observed.reshape(x.shape))
+
+
+def errors_of(sde: SDE, score: Score, batch: Noised) -> Denoising:
+    """Errors of a score on a noised batch: the half of ``denoising_errors`` in which nothing is random.
+
+    Raises:
+        ValueError: a score of another shape than x_t.
+    """
+    x_t, noise, t, importance, observed = batch
+    error = (sde.sigma(t)[:, None] * flatten(check_score(score(x_t, t), x_t)) + flatten(noise)) ** 2
+    if observed is None:
+        return Denoising(t, importance, jnp.mean(error, axis=1))
+    observed = flatten(observed)
+    total = jnp.sum(jnp.where(observed, error, 0), axis=1)
+    return Denoising(t, importance, total / jnp.maximum(1, jnp.sum(observed, axis=1)))
 
 
 def denoising_errors(
@@ -103,24 +160,7 @@ def denoising_errors(
 
     Takes the arguments of ``denoising_score_matching``.
     """
-    x = jnp.asarray(x)
-    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be floating point of shape (B, *event), got {x.dtype} {x.shape}")
-    if mask is not None and jnp.shape(mask) != x.shape:
-        raise ValueError(f"mask must have the shape of x, {x.shape}, got {jnp.shape(mask)}")
-    key_times, key_noise = jax.random.split(key)
-    t, importance = times(key_times, sde, x.shape[0])
-    x_0 = flatten(x)
-    noise = jax.random.normal(key_noise, x_0.shape, x.dtype)
-    observed = None if mask is None else flatten(jnp.asarray(mask, bool))
-    x_0 = x_0 if observed is None else jnp.where(observed, x_0, 0)
-    x_t = sde.perturb(x_0, t, noise)
-    x_t = (x_t if observed is None else jnp.where(observed, x_t, 0)).reshape(x.shape)
-    error = (sde.sigma(t)[:, None] * flatten(check_score(score(x_t, t), x_t)) + noise) ** 2
-    if observed is None:
-        return Denoising(t, importance, jnp.mean(error, axis=1))
-    total = jnp.sum(jnp.where(observed, error, 0), axis=1)
-    return Denoising(t, importance, total / jnp.maximum(1, jnp.sum(observed, axis=1)))
+    return errors_of(sde, score, noised(key, sde, x, times=times, mask=mask))
 
 
 def denoising_score_matching(

@@ -21,35 +21,11 @@ from jax.sharding import Mesh
 
 from scoresde.average import Profile, warmed
 from scoresde.sharding import batch_sharding, state_sharding
+from scoresde.skipped import Skipped
 
 Loss = Callable[..., Any]
 """(params, key, batch) -> losses of the examples (B,) or a scalar; with a carry (params, key, batch, carry) -> (losses,
-carry)."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """The steps that were not taken, and what the first step of the last row of them looked like."""
-
-    total: jax.Array
-    in_a_row: jax.Array
-    step: jax.Array
-    loss: jax.Array
-    level: jax.Array
-    """Noise level of the first example without a finite loss; NaN where it is not known."""
-    leaves: jax.Array
-    """(L,) whether the gradient of each leaf of the parameters was other than finite."""
-
-    def report(self, params: Any) -> str:
-        """One line about the last row of skipped steps; ``params`` give the leaves' names."""
-        names = [jax.tree_util.keystr(path) or "(the parameters)" for path, _ in jax.tree.leaves_with_path(params)]
-        bad = [name for name, marked in zip(names, jax.device_get(self.leaves), strict=True) if marked]
-        where = (
-            f"gradient not finite in {len(bad)} of {len(names)} leaves, first {bad[0]}" if bad else "finite gradient"
-        )
-        level = "" if math.isnan(float(self.level)) else f" at noise level {float(self.level):.4g}"
-        return f"step {int(self.step)}: loss {float(self.loss):.4g}{level}, {where}"
+seen), ``seen`` being a pytree of leading axis B."""
 
 
 @jax.tree_util.register_dataclass
@@ -81,16 +57,19 @@ class Trainer:
         averages: the profiles of the moving averages, at least one.
         clip: largest global norm of the gradient, positive; ``inf`` for none.
         microbatches: equal parts of the batch whose gradients are accumulated one after another.
-        carry: where the loss keeps a state of its own, that state's initial value, a pytree of arrays; the loss is then
-            called with the carry as a fourth argument and returns (losses, carry).
+        carry: what training keeps of the batches, such as ``Levels``: its initial value, a pytree of arrays, which the
+            loss gets as a fourth argument to return (losses, seen).
+        update: (carry, what the loss saw of the whole batch) -> the next carry; given with ``carry``, and only then.
         draw: (key, batch) or (key, batch, carry) -> a pytree of leading axis B with all that is random in the loss,
             drawn for the whole batch at once; the loss then gets it as its batch, or a part of it, and None as its key.
             Without it each microbatch has a key of its own, and the numbers drawn depend on how many there are.
+            ``noised`` draws times and noise; networks take (B,) keys for their dropout.
         level: (the loss's batch) -> noise levels (B,), for the report of a skipped step.
         mesh: the devices, from ``device_mesh``; None for one device. States and data must lie on it.
 
     Raises:
-        ValueError: no averages; clip or microbatches out of range; at the step, a batch that cannot be cut.
+        ValueError: no averages; clip or microbatches out of range; carry without update, or update without carry; at
+            the step, a batch that cannot be cut.
     """
 
     loss: Loss
@@ -99,6 +78,7 @@ class Trainer:
     clip: float = 1.0
     microbatches: int = 1
     carry: Any = dataclasses.field(default=None, compare=False)
+    update: Callable[[Any, Any], Any] | None = None
     draw: Callable[..., Any] | None = None
     level: Callable[[Any], jax.Array] | None = None
     mesh: Mesh | None = None
@@ -110,13 +90,13 @@ class Trainer:
             raise ValueError(f"clip must be positive, got {self.clip!r}")
         if self.microbatches < 1:
             raise ValueError(f"microbatches must be at least 1, got {self.microbatches!r}")
+        if (self.carry is None) != (self.update is None):
+            raise ValueError("carry and update go together: a value, and a function that moves it; one is missing")
 
     def init(self, key: jax.Array, params: Any) -> State:
         """The state before the first step; parameters, carry and key are copied."""
-        zero, nan, leaves = jnp.array(0, jnp.int32), jnp.array(jnp.nan, jnp.float32), len(jax.tree.leaves(params))
-        skipped = Skipped(zero, zero, zero, nan, nan, jnp.zeros(leaves, bool))
-        averages = (params,) * len(self.averages)
-        state = State(zero, params, averages, self.optimizer.init(params), key, self.carry, skipped)
+        zero, averages = jnp.array(0, jnp.int32), (params,) * len(self.averages)
+        state = State(zero, params, averages, self.optimizer.init(params), key, self.carry, Skipped.none(params))
         return jax.tree.map(jnp.copy, state)  # ``run`` donates it: no buffer may be the caller's, or occur twice
 
     def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
@@ -137,16 +117,11 @@ class Trainer:
             updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             averages = tuple(map(partial(_average, state.step, params), self.averages, state.averages))
-            return (
-                params,
-                averages,
-                opt_state,
-                carry,
-                dataclasses.replace(state.skipped, in_a_row=jnp.array(0, jnp.int32)),
-            )
+            return params, averages, opt_state, carry, state.skipped.taken()
 
         def skip() -> tuple[Any, ...]:
-            return state.params, state.averages, state.opt_state, state.carry, _counted(state, losses, levels, grads)
+            skipped = state.skipped.counted(state.step, losses, levels, grads)
+            return state.params, state.averages, state.opt_state, state.carry, skipped
 
         params, averages, opt_state, carry, skipped = jax.lax.cond(good, take, skip)
         state = State(state.step + 1, params, averages, opt_state, state.key, carry, skipped)
@@ -158,28 +133,31 @@ class Trainer:
     def _gradient(self, state: State, key: jax.Array | None, batch: Any) -> tuple[jax.Array, jax.Array, Any, Any]:
         """Losses of the batch, their noise levels, the next carry and the gradient of the mean loss."""
 
-        def evaluate(params: Any, key: jax.Array | None, batch: Any, carry: Any) -> tuple[jax.Array, Any]:
-            arguments = (params, key, batch, carry)
-            losses, carry = (self.loss(*arguments[:3]), None) if state.carry is None else self.loss(*arguments)
-            return jnp.mean(losses), (losses, carry)
+        carried = [] if self.update is None else [state.carry]
+
+        def evaluate(params: Any, key: jax.Array | None, batch: Any) -> tuple[jax.Array, Any]:
+            result = self.loss(params, key, batch, *carried)
+            losses, seen = result if carried else (result, None)
+            return jnp.mean(losses), (losses, seen)
 
         gradient, parts = jax.value_and_grad(evaluate, has_aux=True), self.microbatches
         if self.draw is not None:
-            batch, key = self.draw(key, batch, *([] if state.carry is None else [state.carry])), None
+            batch, key = self.draw(key, batch, *carried), None
         levels = jnp.array([jnp.nan]) if self.level is None else self.level(batch)
         if parts == 1:
-            (_, (losses, carry)), grads = gradient(state.params, key, batch, state.carry)
-            return losses, levels, carry, grads
+            (_, (losses, seen)), grads = gradient(state.params, key, batch)
+        else:
 
-        def body(moving: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[tuple[Any, Any], jax.Array]:
-            total, carry = moving
-            (_, (losses, carry)), grads = gradient(state.params, *part, carry)
-            return (jax.tree.map(jnp.add, total, grads), carry), losses
+            def body(total: Any, part: tuple[Any, Any]) -> tuple[Any, Any]:
+                (_, found), grads = gradient(state.params, *part)
+                return jax.tree.map(jnp.add, total, grads), found
 
-        keys = None if key is None else jax.random.split(key, parts)
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        (total, carry), losses = jax.lax.scan(body, (zeros, state.carry), (keys, self._cut(batch)))
-        return losses.T.ravel(), levels, carry, jax.tree.map(lambda g: g / parts, total)
+            keys = None if key is None else jax.random.split(key, parts)
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            total, found = jax.lax.scan(body, zeros, (keys, self._cut(batch)))
+            losses, seen = jax.tree.map(_joined, found)
+            grads = jax.tree.map(lambda g: g / parts, total)
+        return losses, levels, state.carry if self.update is None else self.update(state.carry, seen), grads
 
     def _cut(self, batch: Any) -> Any:
         """(B, ...) as (microbatches, B / microbatches, ...): part m has the examples m, m + M, ..., so that each
@@ -228,23 +206,11 @@ class Trainer:
         return jax.lax.scan(self.step, state, batches)
 
 
+def _joined(a: jax.Array) -> jax.Array:
+    """(microbatches, B / microbatches, ...) as (B, ...), the inverse of ``Trainer._cut``; (microbatches,) as it is."""
+    return a if a.ndim == 1 else jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:])
+
+
 def _average(n: jax.Array, params: Any, profile: Profile, ema: Any) -> Any:
     d = profile(n)
     return jax.tree.map(lambda average, p: average + (1 - d) * (p - average), ema, params)
-
-
-def _counted(state: State, losses: jax.Array, levels: jax.Array, grads: Any) -> Skipped:
-    """The count after a step that was skipped."""
-    old, finite = state.skipped, jnp.isfinite(losses).ravel()
-    known = levels.shape == losses.shape
-    level = jnp.where(jnp.all(finite), jnp.nan, levels[jnp.argmin(finite)]) if known else jnp.nan
-    leaves = jnp.array([~jnp.isfinite(jnp.sum(g * g)) for g in jax.tree.leaves(grads)])
-    first = partial(jnp.where, old.in_a_row == 0)
-    return Skipped(
-        total=old.total + 1,
-        in_a_row=old.in_a_row + 1,
-        step=first(state.step, old.step),
-        loss=first(jnp.mean(losses), old.loss),
-        level=first(level, old.level),
-        leaves=first(leaves, old.leaves),
-    )

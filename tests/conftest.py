@@ -4,6 +4,7 @@ Most of the time goes into compiling small programs that run once, so LLVM is to
 started by a test inherit that.
 """
 
+import functools
 import os
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -17,4 +18,25 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A run folder on digits, its configuration, data and model; no test may write to it."""
+    from small import save_run
+
+    folder = tmp_path_factory.mktemp("runs") / "digits-vp"
+    return folder, *save_run(folder, likelihood_probes=1, likelihood_repeats=1, samples=12)
+
+
+@pytest.fixture(scope="module")
+def opened_once():
+    """Each opening of a run makes a new network, which compiles anew."""
+    from experiments import evaluate, opening, sample
+
+    with pytest.MonkeyPatch.context() as patch:
+        cached = functools.cache(opening.open_run)
+        for command in (evaluate, sample):
+            patch.setattr(command, "open_run", cached)
         yield

@@ -1,7 +1,6 @@
 """Likelihoods in batches against the library's own, exact laws, and the command that writes them."""
 
 import dataclasses
-import functools
 import io
 import json
 import math
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from rich.console import Console
-from small import save_run
 
 import scoresde as ss
 from experiments import likelihoods
@@ -19,28 +17,16 @@ from experiments.data import load
 from experiments.evaluate import Flags, program
 from experiments.files import InputError
 from experiments.likelihoods import Settings, likelihood
-from experiments.opening import open_run
 
 KEY = jax.random.key(1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def opened_once():
-    """Each opening makes a new network, which compiles anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.evaluate.open_run", functools.cache(open_run))
-        yield
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "digits-vp"
-    return folder, *save_run(folder, likelihood_probes=1, likelihood_repeats=1, samples=12)
+pytestmark = pytest.mark.usefixtures("opened_once")
 
 
 @pytest.mark.slow
-def test_batches_of_integers_add_up_to_the_library_s_call(digits):
-    _, _, data, model = digits
+def test_batches_of_integers_add_up_to_the_library_s_call(digits_run):
+    _, _, data, model = digits_run
     score, x, settings = model.score(model.init().ema), data.held_out[:5], Settings(1, 2, tolerance=1e-2, bound_draws=0)
     values, figures = likelihood(KEY, data, model, score, x, settings, Work(3))
     bins = {"bin_width": data.bin_width, "shift": data.shift}
@@ -59,9 +45,9 @@ def test_batches_of_integers_add_up_to_the_library_s_call(digits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("evaluations", [None, 60])
-def test_the_exact_score_gives_the_exact_likelihood(digits, evaluations):
+def test_the_exact_score_gives_the_exact_likelihood(digits_run, evaluations):
     data = load("mixture")
-    model = dataclasses.replace(digits[3], sde=ss.VP())
+    model = dataclasses.replace(digits_run[3], sde=ss.VP())
     means, stds, weights = data.mixture
     scaled = ss.GaussianMixture((means - data.mean) / data.std, stds / data.std[0], weights)  # its columns are alike
     settings, x = Settings(0, 1, evaluations), data.held_out[:6]
@@ -82,8 +68,8 @@ def evaluate(folder, out, **flags):
 
 
 @pytest.mark.parametrize("bound_draws", [0, pytest.param(16, marks=pytest.mark.slow)])
-def test_the_command_writes_everything_and_continues(digits, tmp_path, monkeypatch, bound_draws):
-    folder = digits[0]
+def test_the_command_writes_everything_and_continues(digits_run, tmp_path, monkeypatch, bound_draws):
+    folder = digits_run[0]
     flags = {"samples": 12, "sample_evaluations": 3, "bound_draws": bound_draws}
     said = evaluate(folder, tmp_path / "whole.json", **flags)
     whole = json.loads((tmp_path / "whole.json").read_text())
@@ -122,8 +108,8 @@ def test_the_command_writes_everything_and_continues(digits, tmp_path, monkeypat
     assert not list(tmp_path.glob(".*"))
 
 
-def test_mistakes_are_one_line_each(digits, tmp_path):
-    folder, out = digits[0], tmp_path / "e.json"
+def test_mistakes_are_one_line_each(digits_run, tmp_path):
+    folder, out = digits_run[0], tmp_path / "e.json"
     np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8))
     for flags, message in (
         ({"examples": 1}, "--examples must be at least 2, got 1"),

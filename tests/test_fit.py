@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments import commands, doctor
 from experiments import fit as module
 from experiments.data import InputError, load
 from experiments.fit import fit, start
-from experiments.processes import memory_errors, prepare
+from experiments.processes import join, memory_errors
 from experiments.setup import Config, build
 from scoresde import checkpoint, nn
 
@@ -48,10 +49,16 @@ def model():
 
     def loss(params, key, batch, levels):
         noisy = batch + jax.random.normal(key, batch.shape)
-        return jnp.sum(jnp.tanh(noisy @ params["input"]["kernel"]) ** 2, axis=1), levels
+        return jnp.sum(jnp.tanh(noisy @ params["input"]["kernel"]) ** 2, axis=1), None
 
     real = build(settings(None), DATA)
-    return dataclasses.replace(real, trainer=dataclasses.replace(real.trainer, loss=loss))
+    quick = {
+        "loss": loss,
+        "draw": None,
+        "level": lambda batch: 0.1 * jnp.arange(len(batch)),
+        "update": lambda levels, seen: levels,
+    }
+    return dataclasses.replace(real, trainer=dataclasses.replace(real.trainer, **quick))
 
 
 def run(config, model, console=QUIET):
@@ -90,14 +97,16 @@ def test_a_row_of_skipped_steps_stops_the_run_with_one_line(tmp_path, model):
     """The loss of one example is never finite."""
 
     def bad(params, key, batch, levels):
-        losses, levels = model.trainer.loss(params, key, batch, levels)
-        return losses / jnp.where(jnp.arange(len(batch)) == 5, jnp.nan, 1), levels
+        losses, seen = model.trainer.loss(params, key, batch, levels)
+        return losses / jnp.where(jnp.arange(len(batch)) == 5, jnp.nan, 1), seen
 
     broken = dataclasses.replace(model, trainer=dataclasses.replace(model.trainer, loss=bad))
     with pytest.raises(InputError) as caught:
         run(settings(tmp_path, skip_limit=3), broken)
     message = str(caught.value)
-    assert message.startswith("3 steps in a row were skipped, the first: step 0: loss nan, gradient not finite in ")
+    assert message.startswith(
+        "3 steps in a row were skipped, the first: step 0: loss nan at noise level 0.5, gradient "
+    )
     assert "\n" not in message and "lower --learning-rate" in message
     entry = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert entry == {"step": 3, "loss": None, "grad_norm": None, "skipped": 3}
@@ -138,7 +147,7 @@ def test_flags_that_do_not_fit_the_devices(tmp_path, model, flags, message):
 
 def test_flags_of_processes_go_together():
     with pytest.raises(InputError, match="--coordinator HOST:PORT, --processes and --process-id go together"):
-        prepare(Config(coordinator="localhost:1", compile_cache=False))
+        join(Config(coordinator="localhost:1"))
 
 
 NETWORKS = (partial(nn.ResidualMLP, width=8, depth=1), partial(nn.UNet, channels=4, attention_levels=(1,)))
@@ -178,11 +187,10 @@ def test_a_run_in_bfloat16_stores_float32(tmp_path):
 
 CACHED = """
 import jax, sys
-from experiments.processes import prepare
-from experiments.setup import Config
+from experiments import compile_cache
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
-prepare(Config())
+compile_cache.set_up()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((8, 8))).block_until_ready()
 print(sum("cache_hits" in event for event in hits))
@@ -202,3 +210,38 @@ def test_the_second_process_finds_what_the_first_compiled(tmp_path):
     assert hits(SCORESDE_COMPILE_CACHE="off") == 0 and not list(tmp_path.iterdir())
     assert hits() == 0 and hits() > 0
     assert (tmp_path / "scoresde" / "compiled").is_dir()
+
+
+def test_every_command_sets_the_cache_up(tmp_path, monkeypatch, capsys):
+    """In the user's folder or a named one, or nowhere by a flag or a variable; an unusable folder is a warning."""
+    (tmp_path / "file").touch()
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+
+    def folder(*, cached=True, **variables):
+        with monkeypatch.context() as patch:
+            for name in ("JAX_COMPILATION_CACHE_DIR", "SCORESDE_COMPILE_CACHE"):
+                patch.delenv(name, raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, str(value))
+            patch.setattr("sys.argv", ["doctor"])
+            patch.setattr(commands.signal, "signal", lambda *_: None)
+            found = []
+
+            def program(flags, console):
+                found.append(jax.config.jax_compilation_cache_dir)
+
+            commands.main(doctor.Flags, "doctor", program, cached=lambda flags: cached)
+            return found[0]
+
+    try:
+        assert folder(XDG_CACHE_HOME=tmp_path) == str(tmp_path / "scoresde" / "compiled")
+        named = {"JAX_COMPILATION_CACHE_DIR": tmp_path / "named"}
+        assert folder(**named) == str(tmp_path / "named") and (tmp_path / "named").is_dir()
+        assert folder(**named, SCORESDE_COMPILE_CACHE="off") is folder(**named, cached=False) is None
+        assert capsys.readouterr().err == ""
+        assert folder(XDG_CACHE_HOME=tmp_path / "file") is None
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: no compile cache in {tmp_path / 'file'}") and said.count("\n") == 1
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])

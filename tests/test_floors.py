@@ -18,6 +18,7 @@ FLOORS = {
     "divergence": 0,
     "average": 0,
     "augment": 0,
+    "skipped": 0,
     "gaussian": 1,
     "precond": 1,
     "weights": 1,

@@ -33,8 +33,13 @@ def made(data, **flags):
 
 def traced(model, data):
     """State, losses and next levels, as shapes: everything fits together, and nothing is compiled."""
-    state = jax.eval_shape(model.init)
-    return state, *jax.eval_shape(model.trainer.loss, state.params, state.key, data.train[:32], state.carry)
+
+    def once(state):
+        drawn = model.trainer.draw(state.key, data.train[:32], state.carry)
+        losses, errors = model.trainer.loss(state.params, None, drawn, state.carry)
+        return losses, model.trainer.update(state.carry, errors)
+
+    return (state := jax.eval_shape(model.init)), *jax.eval_shape(once, state)
 
 
 @pytest.mark.parametrize(("weight", "times"), [(w, None) for w in WEIGHTS] + [("noise", t) for t in TIMES])
@@ -56,20 +61,70 @@ def test_the_default_is_edms_objective_and_its_levels_are_recorded(digits):
 
     @jax.jit
     def both(params, levels):
-        losses, levels = model.trainer.loss(params, key, batch, levels)
+        drawn = model.trainer.draw(key, batch, levels)
+        losses, errors = model.trainer.loss(params, None, drawn, levels)
         key_noise, key_dropout, key_loss = jax.random.split(key, 3)
         x = digits.to_model(batch, jax.random.uniform(key_noise, (32, 64)).reshape(batch.shape))
-        score = model.precond.score(lambda u, c: model.apply(params, u, c, key=key_dropout))
+        score = model.precond.score(lambda u, c: model.apply(params, u, c, key=jax.random.split(key_dropout, 32)))
         law = (-1.0 + np.log(digits.sigma_data), 1.6)
         weight, times = model.precond.karras_weight(*law), ss.log_normal(*law)
         expected = ss.denoising_score_matching(key_loss, model.sde, score, x, weight=weight, times=times)
-        return losses, expected, levels
+        return losses, expected, model.trainer.update(levels, errors)
 
     losses, expected, levels = both(state.params, state.carry)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert float(jnp.sum(levels.count)) == 32
     curves = level_curves(levels)
     assert json.loads(json.dumps(curves)) == curves and None in curves["loss"] and len(curves["log_snr"]) == 32
+
+
+def test_an_example_has_the_same_loss_beside_any_neighbours(digits):
+    """Of a batch drawn whole, in two parts as ``Trainer`` cuts it; and its level is sigma/alpha at its time."""
+    model = made(digits, dropout=0.3, batch=8)
+    draw, loss, level = model.trainer.draw, model.trainer.loss, model.trainer.level
+
+    @jax.jit
+    def both(params, levels):
+        drawn = draw(jax.random.key(4), digits.train[:8], levels)
+        parts = [jax.tree.map(lambda a, m=m: a[m::2], drawn) for m in range(2)]
+        params = jax.tree.map(lambda p: p + 0.1, params)  # an untrained network is zero, whatever is dropped
+        cut = jnp.stack([loss(params, None, part, levels)[0] for part in parts], axis=1).ravel()
+        losses, errors = loss(params, None, drawn, levels)
+        return losses, cut, level(drawn), errors.t
+
+    state = model.init()
+    losses, cut, levels, t = both(state.params, state.carry)
+    np.testing.assert_allclose(cut, losses, rtol=1e-4)
+    assert len(set(np.asarray(losses).tolist())) == 8
+    np.testing.assert_allclose(levels, model.sde.sigma(t) / model.sde.alpha(t), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "flags"),
+    [
+        ("mlp", {"times": "adaptive", "augment": 0.5}),
+        ("unet", {"weight": "learned", "flip": True}),
+        ("mlp", {"dtype": "bf16", "remat": True}),
+    ],
+)
+def test_parts_of_a_batch_have_the_numbers_of_the_whole_and_a_run_that_diverges_names_its_level(digits, network, flags):
+    """With one part and with four: losses, gradients and what was measured of the levels agree; and since the second
+    step is infinitely long (the first has length zero), both skip the third and name the noise level of an example."""
+    model = made(digits, network=network, dropout=0.3, learning_rate=1e30, **flags)
+    images, ends = jnp.asarray(digits.train[:96]).reshape(3, 32, 8, 8, 1), []
+    for parts in (1, 4):
+        trainer = dataclasses.replace(model.trainer, microbatches=parts)
+        ends.append(trainer.run_batches(model.init(), images))
+    (whole, metrics), (cut, cut_metrics) = ends
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose(cut_metrics[name], metrics[name], rtol=2e-2 if "dtype" in flags else 1e-4)
+    for a, b in zip(jax.tree.leaves(cut.carry), jax.tree.leaves(whole.carry), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-2 if "dtype" in flags else 1e-4, atol=1e-5)
+    key = jax.random.fold_in(jax.random.fold_in(model.init().key, 0), 2)
+    level = jax.jit(lambda levels: trainer.level(trainer.draw(key, images[2], levels))[0])(whole.carry)
+    said = f"step 2: loss nan at noise level {float(level):.4g}, gradient not finite in "
+    assert all(state.skipped.report(state.params).startswith(said) for state in (whole, cut))
 
 
 @pytest.mark.parametrize("network", ["mlp", "unet"])
@@ -139,6 +194,7 @@ def test_augmenting_what_is_no_image_is_refused():
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCORESDE_COMPILE_CACHE", "off")
     monkeypatch.setattr("sys.argv", ["ema", str(tmp_path), "--sigma-rel", "0.1"])
     with pytest.raises(SystemExit) as stop:
         ema.main()

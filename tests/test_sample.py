@@ -1,7 +1,6 @@
 """Samples to disk from a trained model: what the library draws, restartable, on any number of devices."""
 
 import dataclasses
-import functools
 import io
 import json
 import os
@@ -24,22 +23,12 @@ from experiments.data import Data
 from experiments.files import InputError
 from experiments.opening import open_run
 from experiments.sample import BEST, GRIDS, SOLVERS, Flags, program, table_of
+from experiments.setup import Config
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def opened_once():
-    """Each opening makes a new network, which compiles anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.sample.open_run", functools.cache(open_run))
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "digits-vp"
-    return folder, *save_run(folder)
+pytestmark = pytest.mark.usefixtures("opened_once")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +48,8 @@ def manifest(out):
     return json.loads((out.parent / f"{out.name}.json").read_text())
 
 
-def test_the_file_holds_what_the_library_draws_from_the_seed(run, tmp_path):
-    folder, _, data, model = run
+def test_the_file_holds_what_the_library_draws_from_the_seed(digits_run, tmp_path):
+    folder, _, data, model = digits_run
     said = sample(folder, tmp_path / "a.npz", seed=5)
     assert "moving average" in said and "step 0" in said
     score = model.score(model.init().ema)
@@ -76,8 +65,8 @@ def test_the_file_holds_what_the_library_draws_from_the_seed(run, tmp_path):
     assert about["shape"] == [6, 8, 8, 1] and about["versions"]["jax"] == jax.__version__ and about["levels"] == 17
 
 
-def test_every_form_shows_the_same_samples(run, tmp_path):
-    folder = run[0]
+def test_every_form_shows_the_same_samples(digits_run, tmp_path):
+    folder = digits_run[0]
     for out in ("a.npz", "images", "grid.png"):
         sample(folder, tmp_path / out)
     with np.load(tmp_path / "a.npz") as stored:
@@ -95,8 +84,8 @@ def test_every_form_shows_the_same_samples(run, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_stopped_and_started_again_it_ends_with_the_same_bits(run, tmp_path, monkeypatch):
-    folder = run[0]
+def test_stopped_and_started_again_it_ends_with_the_same_bits(digits_run, tmp_path, monkeypatch):
+    folder = digits_run[0]
     sample(folder, tmp_path / "whole.npz", n=10, batch=4)
     drawn = []
 
@@ -124,19 +113,19 @@ def test_stopped_and_started_again_it_ends_with_the_same_bits(run, tmp_path, mon
         sample(folder, tmp_path / "parts.npz", batch=4)
 
 
-def test_samples_that_are_not_finite_are_refused_and_not_kept(run, tmp_path, monkeypatch):
+def test_samples_that_are_not_finite_are_refused_and_not_kept(digits_run, tmp_path, monkeypatch):
     broken = np.zeros((6, 8, 8, 1), np.float32)
     broken[[1, 4], 3] = np.nan
     monkeypatch.setattr(draws.ss, "sample", lambda *arguments, first: broken)
     with pytest.raises(InputError, match="2 of 6 samples are not finite: take more --evaluations"):
-        sample(run[0], tmp_path / "a.npz")
+        sample(digits_run[0], tmp_path / "a.npz")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_real_process_is_stopped_at_any_time(run, tmp_path, number):
-    folder = run[0]
+def test_a_real_process_is_stopped_at_any_time(digits_run, tmp_path, number):
+    folder = digits_run[0]
     sample(folder, tmp_path / "whole.npz", n=400, batch=2, evaluations=20)
     command = [sys.executable, "-m", "experiments.sample", "--checkpoint", str(folder), "--n", "400", "--batch", "2"]
     command += ["--out", str(tmp_path / "parts.npz")]
@@ -226,8 +215,8 @@ def test_points_make_a_picture_and_raw_parameters_are_named(points, tmp_path):
     assert manifest(tmp_path / "p.png")["plan"]["parameters"] == "raw"
 
 
-def test_mistakes_are_one_line_each(run, points, tmp_path):
-    folder = run[0]
+def test_mistakes_are_one_line_each(digits_run, points, tmp_path):
+    folder = digits_run[0]
     out = tmp_path / "a.npz"
     for flags, message in (
         ({"solver": "unipcc"}, "--solver must be one of .*did you mean unipc"),
@@ -248,8 +237,8 @@ def test_mistakes_are_one_line_each(run, points, tmp_path):
     assert set(GRIDS) >= {solver.grid for solver in SOLVERS.values()}
 
 
-def test_a_run_is_opened_as_it_was_saved(run, tmp_path):
-    folder, config, data, model = run
+def test_a_run_is_opened_as_it_was_saved(digits_run, tmp_path):
+    folder, config, data, model = digits_run
     for path in (folder, folder / "checkpoint"):
         opened = open_run(path)
         assert opened.config == config and len(opened.data.train) == 0
@@ -269,13 +258,13 @@ def test_a_run_is_opened_as_it_was_saved(run, tmp_path):
         open_run(tmp_path / "less")
 
 
-def test_a_record_of_the_data_makes_the_data_needless(run, tmp_path, monkeypatch):
-    _, config, data, model = run
+def test_a_record_of_the_data_makes_the_data_needless(digits_run, tmp_path, monkeypatch):
+    _, config, data, model = digits_run
     record = {"name": "digits"}
     none = dataclasses.replace(data, train=data.train[:0], held_out=data.held_out[:0])
     monkeypatch.setattr(opening, "load", None)
     monkeypatch.setattr(Data, "from_record", lambda found: none if found == record else None, raising=False)
     ss.checkpoint.save(tmp_path / "alone", model.init(), {"config": config.training(), "data": record})
     opened = open_run(tmp_path / "alone")
-    assert opened.data is none and opened.config.workdir is None
-    assert opened.config == dataclasses.replace(config, workdir=None)
+    assert opened.data is none
+    assert opened.config == Config(**config.training())  # the other flags, workdir among them, as by default

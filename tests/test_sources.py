@@ -155,6 +155,13 @@ def test_data_left_on_disk_are_the_data_in_memory(tmp_path, kind):
     assert disk.train[index].dtype == memory.train.dtype and disk.train.shape == memory.train.shape
     if memory.train_labels is not None:
         np.testing.assert_array_equal(disk.train_labels, memory.train_labels)
+    known = disk.record() | {"mean": (disk.mean + 1).tolist()}  # not what would be measured
+    again = load(spec, options=Options(in_memory_gib=0), record=known)
+    assert again.record() == known
+    np.testing.assert_array_equal(again.train[:], memory.train)
+    assert again.train[index].dtype == again.held_out.dtype == memory.train.dtype
+    for other in ({"name": "npy:b"}, {"counts": [1, 2]}, {"event_shape": [9]}):
+        assert load(spec, options=Options(in_memory_gib=0), record=known | other).record() == disk.record()
 
 
 def test_mistakes_on_disk_are_found_before_training(tmp_path):

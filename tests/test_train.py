@@ -257,17 +257,22 @@ def test_microbatches_give_the_result_of_the_whole_batch():
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_carry_is_handed_from_part_to_part_and_lives_in_the_state(parts):
-    """A loss that adds up what it saw: after the steps the carry is the sum of all batches, by a loop in NumPy."""
+def test_a_carry_moves_once_a_step_by_what_the_whole_batch_showed(parts):
+    """It keeps the batch that came last, in its order, and how many came; the loss sees the one before."""
 
-    def summing(params, key, batch, carry):
-        return params * 0 + batch, {"sum": carry["sum"] + jnp.sum(batch), "calls": carry["calls"] + 1}
+    def loss(params, key, batch, carry):
+        return params * 0 + batch + carry["count"], {"squares": jnp.stack([batch, batch**2], axis=1)}
 
-    carry = {"sum": jnp.array(0.0), "calls": jnp.array(0)}
-    trainer = Trainer(summing, optax.sgd(0.0), carry=carry, microbatches=parts)
-    state, metrics = trainer.run(trainer.init(KEY, jnp.array(0.0)), jnp.arange(12.0), steps=3, batch_size=4)
-    assert state.carry == {"sum": 66.0, "calls": 3 * parts}
-    np.testing.assert_allclose(np.sum(metrics["loss"]) * 4, 66, rtol=1e-6)
+    def update(carry, seen):
+        return {"last": seen["squares"], "count": carry["count"] + 1}
+
+    carry = {"last": jnp.zeros((4, 2)), "count": jnp.array(0.0)}
+    trainer = Trainer(loss, optax.sgd(0.0), carry=carry, update=update, microbatches=parts)
+    batches = jnp.arange(12.0).reshape(3, 4)
+    state, metrics = trainer.run_batches(trainer.init(KEY, jnp.array(0.0)), batches)
+    assert state.carry["count"] == 3
+    np.testing.assert_array_equal(state.carry["last"], np.stack([batches[2], batches[2] ** 2], axis=1))
+    np.testing.assert_allclose(metrics["loss"], np.mean(batches, axis=1) + np.arange(3), rtol=1e-6)
 
 
 def test_every_average_is_a_naive_loop_with_its_own_profile():
@@ -332,6 +337,8 @@ def test_batches_from_the_host_are_the_steps_one_by_one_bit_for_bit():
         ({"microbatches": 0}, r"microbatches must be at least 1, got 0"),
         ({"clip": 0.0}, r"clip must be positive, got 0\.0"),
         ({"clip": float("nan")}, r"clip must be positive, got nan"),
+        ({"carry": jnp.zeros(1)}, r"carry and update go together: a value, and a function that moves it; one is m"),
+        ({"update": lambda carry, seen: carry}, r"carry and update go together"),
     ],
 )
 def test_refusals(settings, message):

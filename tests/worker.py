@@ -11,16 +11,16 @@ from rich.console import Console
 
 from experiments import fit, setup
 from experiments.data import load
-from experiments.processes import main_process, prepare
+from experiments.processes import join, main_process
 from scoresde.leaves import to_host
 
-SMALL = {"data": "moons", "width": 32, "depth": 2, "batch": 64, "dropout": 0.2, "compile_cache": False}
+SMALL = {"data": "moons", "width": 32, "depth": 2, "batch": 64, "dropout": 0.2}
 
 
 def main() -> None:
     flags = SMALL | json.loads(sys.argv[1])
     config = setup.Config(**flags | {"workdir": Path(flags["workdir"])})
-    prepare(config)
+    join(config)
     data = load(config.data)
     config = config.resolve(data)
     fit.STEPS_PER_CALL = 3

@@ -23,8 +23,9 @@ from jax.flatten_util import ravel_pytree
 
 import scoresde as ss
 from experiments.data import load
+from experiments.networks import preset
 from experiments.objective import TIMES, WEIGHTS
-from experiments.setup import Config, build, preset
+from experiments.setup import Config, build
 
 BATCH, GROUPS = 128, 10
 DRAWS = {"uniform": lambda law, levels: ss.uniform} | TIMES

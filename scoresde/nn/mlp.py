@@ -20,22 +20,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from scoresde.nn.checks import check_input, constant, fraction, positive, whole
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import (
-    Embedding,
-    check_input,
-    constant,
-    dropout,
-    fraction,
-    linear,
-    modulate,
-    narrow,
-    positive,
-    run,
-    size,
-    split,
-    whole,
-)
+from scoresde.nn.layers import Embedding, dropout, linear, modulate, narrow, run, size, split
 
 
 class ResidualMLP(nnx.Module):

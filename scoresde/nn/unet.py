@@ -22,23 +22,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from scoresde.nn.checks import check_input, constant, fraction, positive, whole
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import (
-    Embedding,
-    check_input,
-    constant,
-    conv,
-    dropout,
-    fraction,
-    group_norm,
-    linear,
-    modulate,
-    narrow,
-    positive,
-    run,
-    split,
-    whole,
-)
+from scoresde.nn.layers import Embedding, conv, dropout, group_norm, linear, modulate, narrow, run, split
 
 
 class UNet(nnx.Module):

@@ -1,0 +1,35 @@
+"""Programs compile once: XLA's output is kept on disk, and read by the next process that asks for the same program on
+the same kind of device, whichever command it is.
+
+The folder is ~/.cache/scoresde/compiled (or below XDG_CACHE_HOME); JAX_COMPILATION_CACHE_DIR names another one, and
+SCORESDE_COMPILE_CACHE=off keeps nothing.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+
+def set_up(on: bool = True) -> None:
+    """Use the cache, or none; to be called once, before JAX compiles anything. An unusable folder is a warning."""
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(named) if named else root / "scoresde" / "compiled"
+    on = on and os.environ.get("SCORESDE_COMPILE_CACHE", "on") != "off" and _usable(folder)
+    if on and not named:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_compilation_cache_dir", str(folder) if on else None)
+
+
+def _usable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "not writable"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        advice = "JAX_COMPILATION_CACHE_DIR names another folder, SCORESDE_COMPILE_CACHE=off none"
+        print(f"warning: no compile cache in {folder} ({reason}); {advice}", file=sys.stderr)
+    return not reason
