@@ -34,12 +34,13 @@ class Preset:
     p_mean: float
     """Noise levels of training: log(sigma/(alpha sigma_data)) ~ N(p_mean, p_std^2), unit weight on the output."""
     p_std: float
+    likelihood_examples: int
 
 
 PRESETS = {
-    "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999, 0.99, -1.0, 1.6),
-    "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5),  # points and tables
-    "images": Preset("unet", 20000, 32, 2e-3, 0.01, 16, 1, 0.0, 0.999, 0.99, -2.0, 2.0),
+    "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999, 0.99, -1.0, 1.6, 10000),
+    "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5, 10000),  # points and tables
+    "images": Preset("unet", 20000, 32, 2e-3, 0.01, 16, 1, 0.0, 0.999, 0.99, -2.0, 2.0, 256),
 }
 
 

@@ -59,7 +59,8 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
     arrays, samples, real = draws.sample_all(keys[0], config, data, model, score, work)
     arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
     settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
-    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, data.held_out, settings, work)
+    evaluated = data.held_out[: config.likelihood_examples]
+    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, evaluated, settings, work)
     return arrays | log_prob, {"likelihood": likelihood, "real": real, "samples": samples}
 
 

@@ -98,6 +98,8 @@ class Config:
     """Seed of everything random in the run; the split of the data does not depend on it."""
     samples: int = 300
     """Samples drawn by each sampler."""
+    likelihood_examples: int | None = None
+    """Held-out examples whose likelihood is evaluated, the first ones; experiments.evaluate takes them all."""
     likelihood_probes: int = 2
     """Hutchinson probes an example; as many as there are dimensions make the divergence exact."""
     likelihood_repeats: int = 2
@@ -161,12 +163,9 @@ class Config:
             if value is not None:
                 one_of(flag, value, choices)
         engine = {"keep": 1, "skip_limit": 1, "microbatches": 1, "fsdp": 1, "processes": 1, "process_id": 0}
-        at_least = engine | {"steps": 1, "batch": 1, "width": 1, "depth": 1, "samples": 2, "likelihood_probes": 1}
-        for field, low in (
-            at_least
-            | {"likelihood_repeats": 1, "seed": 0, "weight_decay": 0, "save_seconds": 0}
-            | {"evaluation_batch": 1, "sample_every": 0}
-        ).items():
+        at_least = engine | {"steps": 1, "batch": 1, "width": 1, "depth": 1, "samples": 2, "seed": 0, "weight_decay": 0}
+        at_least |= {"likelihood_examples": 2, "likelihood_probes": 1, "likelihood_repeats": 1, "evaluation_batch": 1}
+        for field, low in (at_least | {"save_seconds": 0, "sample_every": 0}).items():
             value = getattr(self, field)
             if value is not None and not (value >= low and math.isfinite(value)):
                 raise InputError(f"--{field.replace('_', '-')} must be at least {low}, got {value}")
@@ -190,7 +189,7 @@ class Config:
     def training(self) -> dict[str, Any]:
         """The part that a checkpoint depends on, as JSON."""
         skip = {"workdir", "resume", "dry_run", "save_seconds", "data_dir", "in_memory_gib"}
-        skip |= {"samples", "likelihood_probes", "likelihood_repeats", "evaluation_batch"}
+        skip |= {"samples", "likelihood_examples", "likelihood_probes", "likelihood_repeats", "evaluation_batch"}
         skip |= {"sample_every", "tensorboard", "keep", "skip_limit", "microbatches", "remat", "fsdp"}
         skip |= {"compile_cache", "coordinator", "processes", "process_id", "distributed"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}

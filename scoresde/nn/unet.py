@@ -6,9 +6,9 @@ on the way down and as many on the way up, each of which also reads its mirror i
     r = conv(dropout(silu((1 + s) * norm(conv(silu(norm(h)))) + b))),      (s, b) = linear(silu(linear(embedding(c)))).
 
 With ``patch`` p the network works on patches: p^d neighbours are the channels of one position, x (*sizes, C) becomes
-(*sizes / p, p^d C), and back at the end. Attention over all positions follows the blocks of the chosen levels. Down: a convolution of stride 2. Up: nearest
-neighbour, cut to the sizes of the level above (so that odd sizes work), then a convolution. The last convolution is
-zero at the start.
+(*sizes / p, p^d C), and back at the end. Attention over all positions follows the blocks of the chosen levels. Down: a
+convolution of stride 2. Up: nearest neighbour, cut to the sizes of the level above (so that odd sizes work), then a
+convolution. The last convolution is zero at the start.
 
 References: Ronneberger et al. (2015); Ho et al. (2020), appendix B; Dhariwal and Nichol (2021), adaptive group norm.
 """
