@@ -7,7 +7,7 @@ import pytest
 from family import gaussian_law, textbook
 
 import scoresde as ss
-from experiments.benchmarks import best_solver, gradient_variance, likelihood, overhead, pipeline, ring, solvers
+from experiments.benchmarks import accelerator, best_solver, gradient_variance, likelihood, overhead, pipeline, ring, solvers
 
 
 def test_overhead_compares_with_the_network_alone(capsys):
@@ -17,6 +17,16 @@ def test_overhead_compares_with_the_network_alone(capsys):
     assert set(ratios) == {"network and gradient", "training step", "network", "ddim", "euler_maruyama"}
     assert float(ratios["network"]) == float(ratios["network and gradient"]) == 1
     assert all(float(ratio) > 0 for ratio in ratios.values())
+
+
+def test_accelerator_measures_every_batch_and_knows_the_peak_of_some_devices(tmp_path, capsys):
+    accelerator.main(batches=(2,), size=8, width=4, depth=1, steps=1, turns=1, trace=tmp_path / "trace")
+    head, titles, row = capsys.readouterr().out.splitlines()
+    values = dict(zip(re.split("  +", titles), re.split("  +", row), strict=True))
+    assert "U-Net 8x8x3" in head and values["batch"] == "2" and values["utilisation"] == "unknown"
+    assert 0 < float(values["TFLOP a step"]) < 1 and float(values["step ms"]) > 0
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+    assert (accelerator.peak("NVIDIA H200"), accelerator.peak("cpu")) == (989e12, None)
 
 
 def test_pipeline_compares_with_a_fixed_batch(tmp_path, capsys):
