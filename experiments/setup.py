@@ -16,7 +16,7 @@ import tyro
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments.data import Data, InputError, Options
+from experiments.data import TABLES, Data, InputError, Options
 from experiments.objective import TIMES, WEIGHTS, check, initial, label_count, objective, profiles
 
 # Data have unit standard deviation here; with sigma_min = 1e-3 VE resolves them as finely as the others at their t_min.
@@ -51,7 +51,8 @@ class Preset:
 
 PRESETS = {
     "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999, 0.99, -1.0, 1.6),
-    "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5),  # points and tables
+    "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5),
+    "tables": Preset("mlp", 20000, 256, 2e-3, 0.0, 256, 3, 0.0, 0.9995, 0.999, -1.8, 1.5),
     "images": Preset("unet", 10000, 64, 5e-4, 0.01, 32, 2, 0.1, 0.999, 0.99, -1.0, 1.6),
 }
 
@@ -63,7 +64,10 @@ WAVE_LENGTHS = (32, 16, 8, 4, 2, 1)
 
 def preset(data: Data) -> Preset:
     """The row of PRESETS for this data."""
-    return PRESETS["digits" if data.name == "digits" else "images" if len(data.event_shape) > 1 else "points"]
+    if data.name == "digits":
+        return PRESETS["digits"]
+    vectors = "tables" if data.name.partition(":")[0] in TABLES else "points"
+    return PRESETS["images" if len(data.event_shape) > 1 else vectors]
 
 
 def one_of(flag: str, value: str, choices: Iterable[str]) -> None:
