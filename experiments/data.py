@@ -15,7 +15,7 @@ from experiments.dataset import Data as Data
 from experiments.files import InputError as InputError
 from experiments.files import Options as Options
 from experiments.files import Raw
-from experiments.measure import code, is_whole, measure, split
+from experiments.measure import code, is_whole, measure, split, whitening
 
 DEFAULTS = Options()
 TOY_TRAIN, TOY_HELD_OUT = 100_000, 2000
@@ -114,6 +114,7 @@ def _data(name: str, raw: Raw, seed: int, mixture: tuple[np.ndarray, np.ndarray,
         )
     if raw.train_mask is not None and isinstance(train, np.ndarray):
         train = np.where(raw.train_mask, train, moments.mean).astype(np.float32)
+    white = name.partition(":")[0] in TABLES and levels is None and raw.train_mask is None
     return Data(
         name,
         train,
@@ -126,4 +127,5 @@ def _data(name: str, raw: Raw, seed: int, mixture: tuple[np.ndarray, np.ndarray,
         labels,
         **{k: getattr(raw, k) for k in ("train_labels", "held_out_labels", "train_mask", "note")},
         mixture=mixture,
+        whitening=whitening(train, moments.mean, std) if white else None,
     )

@@ -107,7 +107,7 @@ def score_network(flags: Flags, data: Data, x: np.ndarray, console: Console) -> 
     if figures["failed"]:
         raise InputError(f"the likelihood of {figures['failed']} test rows could not be had: {figures['message']}")
     chosen = f"{model.parameters:,} parameters, {steps} steps of {config.batch}"
-    return values["log_prob"] - data.log_det, chosen, training["seconds"]
+    return values["log_prob"] + np.sum(np.log(data.scale)), chosen, training["seconds"]
 
 
 def _steps(config: Config, data: Data, seconds: float) -> int:
