@@ -1,4 +1,4 @@
-"""A neural spline flow (Durkan et al. 2019) of the package flowjax, trained for a given time.
+"""A neural spline flow (Durkan et al. 2019) of the package flowjax, trained for a given processor time.
 
     ENVIRONMENT/bin/python experiments/benchmarks/spline_flow.py ARRAYS.npz OUT.npz --seconds 300
 
@@ -7,7 +7,7 @@ ARRAYS.npz holds ``train``, ``validation`` and ``test``, each (n, D); OUT.npz ge
 nats, ``validation``, the mean over the validation part, ``seconds`` and what was ``chosen`` in words.
 
 Layers of masked autoregressive rational-quadratic splines with permutations between, a Gaussian as base. Adam with
-clipped gradients; the learning rate falls as a cosine of the time that has passed; what is kept is the moment of the
+clipped gradients; the learning rate falls as a cosine of the processor time spent; what is kept is the moment of the
 best mean over the validation part.
 """
 
@@ -82,7 +82,7 @@ def fit(flow, key: jax.Array, train: jax.Array, validation: jax.Array, flags: ar
 
         return jax.lax.scan(step, (params, opt_state), jax.random.split(key, STEPS_PER_CALL))[0]
 
-    started, steps, checked = time.monotonic(), 0, 0
+    started, steps, checked = time.process_time(), 0, 0
     best, best_value, best_step, spent = params, -math.inf, 0, 0.0
     while spent < flags.seconds:
         share = spent / flags.seconds
@@ -90,13 +90,18 @@ def fit(flow, key: jax.Array, train: jax.Array, validation: jax.Array, flags: ar
         params, opt_state = advance(params, opt_state, jax.random.fold_in(key, steps), rate)
         steps += STEPS_PER_CALL
         jax.block_until_ready(params)
-        spent = time.monotonic() - started
+        spent = time.process_time() - started
         if spent >= flags.seconds or int(CHECKS * spent / flags.seconds) > checked:
             checked = int(CHECKS * spent / flags.seconds)
             value = float(by_parts(eqx.combine(params, static), validation).mean())
             if value > best_value:
                 best, best_value, best_step = params, value, steps
-    result = {"validation": best_value, "steps": steps, "best_step": best_step, "seconds": time.monotonic() - started}
+    result = {
+        "validation": best_value,
+        "steps": steps,
+        "best_step": best_step,
+        "seconds": time.process_time() - started,
+    }
     return eqx.combine(best, static), result
 
 
