@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--knots", type=int, default=8)
     parser.add_argument("--interval", type=float, default=5.0, help="half-width of the splines; the identity beyond")
-    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()

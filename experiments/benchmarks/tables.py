@@ -10,7 +10,8 @@ of the processor, over all cores, so that it does not depend on what else the ma
     score network      as ``experiments.run`` trains it, steps to fill the time; exact divergence, probability flow
     Gaussian           of full covariance
     Gaussian mixture   full covariances by EM, components and regularisation as serve the validation part
-    spline flow        ``spline_flow.py`` with the Python of --flow-python; at its best on the validation part
+    spline flow        ``spline_flow.py`` with the Python of --flow-python; at its best on the validation part. Also of
+                       columns whitened as the data object whitens them for the score network
 """
 
 import dataclasses
@@ -157,8 +158,8 @@ def gaussian_mixture(train: np.ndarray, validation: np.ndarray, x: np.ndarray, s
     return best.score_samples(x), chosen, time.process_time() - started
 
 
-def spline_flow(flags: Flags, train: np.ndarray, validation: np.ndarray, x: np.ndarray) -> Row:
-    """What ``spline_flow.py`` makes of the same arrays."""
+def spline_flow(flags: Flags, train: np.ndarray, validation: np.ndarray, x: np.ndarray, log_det: float = 0.0) -> Row:
+    """What ``spline_flow.py`` makes of the arrays; ``log_det`` is added, of what was done to them."""
     with tempfile.TemporaryDirectory() as folder:
         arrays, out = Path(folder) / "arrays.npz", Path(folder) / "out.npz"
         np.savez(arrays, train=train, validation=validation, test=x)
@@ -171,7 +172,7 @@ def spline_flow(flags: Flags, train: np.ndarray, validation: np.ndarray, x: np.n
                 f"the spline flow failed: {last}; does {flags.flow_python} have flowjax? To make one: {INSTALL}"
             )
         with np.load(out) as got:
-            return got["log_prob"].astype(float), str(got["chosen"]), float(got["seconds"])
+            return got["log_prob"].astype(float) + log_det, str(got["chosen"]), float(got["seconds"])
 
 
 def competitors(flags: Flags, data: Data, console: Console) -> dict[str, Callable[[], Row]]:
@@ -186,6 +187,9 @@ def competitors(flags: Flags, data: Data, console: Console) -> dict[str, Callabl
     }
     if flags.flow_python is not None:
         found["neural spline flow"] = lambda: spline_flow(flags, train, validation, x)
+        if (w := data.whitening) is not None:
+            whitened, log_det = [a @ w for a in (train, validation, x)], float(np.linalg.slogdet(w)[1])
+            found["the flow, columns whitened"] = lambda: spline_flow(flags, *whitened, log_det=log_det)
     return found
 
 
