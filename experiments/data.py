@@ -17,7 +17,7 @@ from experiments.dataset import Data as Data
 from experiments.files import InputError as InputError
 from experiments.files import Options as Options
 from experiments.files import Raw, Rows
-from experiments.measure import code, is_whole, measure, split
+from experiments.measure import code, is_whole, measure, split, whitening
 
 DEFAULTS = Options()
 TOY_TRAIN, TOY_HELD_OUT = 100_000, 2000
@@ -144,6 +144,7 @@ def _data(
         )
     if raw.train_mask is not None and isinstance(train, np.ndarray):
         train = np.where(raw.train_mask, train, moments.mean).astype(np.float32)
+    white = name.partition(":")[0] in TABLES and levels is None and raw.train_mask is None
     return Data(
         name,
         train,
@@ -155,4 +156,5 @@ def _data(
         (len(train), len(held_out)),
         **own,
         mixture=mixture,
+        whitening=whitening(train, moments.mean, std) if white else None,
     )

@@ -5,10 +5,13 @@ deviation:
 
     integers      y = (level + u - shift) / scale,   u ~ U[0, 1) the dequantisation noise,   bin_width = 1 / scale
     measurements  y = (x - shift) / scale,           log p(x) = log p(y) + log_det,          log_det = -sum log scale
+    tables        y = (x - shift) / scale W,         the same,                               log_det + log |det W|
 
 `shift` is the mean of each element over the training part alone (plus 1/2, the mean of u). `scale` is one
 number, the root of the mean variance over elements (plus 1/12, the variance of u); only examples that are
-vectors of measurements (points, tables) have one per column, since their units may differ.
+vectors of measurements (points, tables) have one per column, since their units may differ. The columns of a table may
+be nearly dependent, their density narrow in one direction and wide in another: the symmetric matrix W makes their
+covariance the identity, so that one range of noise levels serves all directions.
 """
 
 from dataclasses import dataclass
@@ -57,6 +60,8 @@ class Data:
     """Means (K, D), standard deviations (K,) and weights (K,) of the law in raw units, where it is a known mixture."""
     note: str = ""
     """What the reader decided."""
+    whitening: np.ndarray | None = None
+    """W (D, D), by which the standardised columns of a table are multiplied; None where they are not."""
     sigma_data: float = 1.0
     """Standard deviation of the training part in model units."""
 
@@ -83,7 +88,8 @@ class Data:
     @property
     def log_det(self) -> float:
         """log |dy/dx|: add it to a log-density in model units to have it per raw unit."""
-        return -float(np.sum(np.log(np.broadcast_to(self.scale, self.event_shape))))
+        scales = -float(np.sum(np.log(np.broadcast_to(self.scale, self.event_shape))))
+        return scales if self.whitening is None else scales + float(np.linalg.slogdet(self.whitening)[1])
 
     def to_model(self, x: ArrayLike, noise: ArrayLike | None = None) -> jax.Array:
         """Raw values (n, *event) in model units, traceable.
@@ -94,7 +100,10 @@ class Data:
         x = jnp.asarray(x, dtype=float)
         if self.levels is not None:
             x = x + (0.5 if noise is None else jnp.asarray(noise, x.dtype))
-        return (x - jnp.asarray(self.shift, x.dtype)[None]) / self._scale_of(x)
+        y = (x - jnp.asarray(self.shift, x.dtype)[None]) / self._scale_of(x)
+        if self.whitening is None:
+            return y
+        return jnp.matmul(y, jnp.asarray(self.whitening, x.dtype), precision="highest")
 
     def from_model(self, y: ArrayLike, *, round_levels: bool = True) -> np.ndarray:
         """Raw values of points (n, *event) in model units, on the host.
@@ -103,6 +112,8 @@ class Data:
         real numbers, where the middle of a bin is its level (for pictures of a path).
         """
         y = np.asarray(y, np.float32)
+        if self.whitening is not None:
+            y = y @ np.linalg.inv(self.whitening).astype(np.float32)
         x = y * np.asarray(self.scale, np.float32) + self.shift.astype(np.float32)
         if self.levels is None:
             return x
@@ -156,6 +167,7 @@ class Data:
             "bin_width": self.bin_width,
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
+            "whitening": None if self.whitening is None else self.whitening.tolist(),
             "sigma_data": self.sigma_data,
             "labels": None if self.labels is None else self.labels._asdict(),
             "masked": self.train_mask is not None,
@@ -183,6 +195,7 @@ class Data:
                 train_mask=none.astype(bool) if record["masked"] else None,
                 mixture=mixture and (np.asarray(mixture[0]), np.asarray(mixture[1]), np.asarray(mixture[2])),
                 note=record["note"],
+                whitening=None if record.get("whitening") is None else np.asarray(record["whitening"], np.float64),
                 sigma_data=record["sigma_data"],
             )
         except (KeyError, TypeError, ValueError) as error:

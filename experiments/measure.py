@@ -1,4 +1,4 @@
-"""What is measured of data, once: range and moments of the training part, and the classes of its labels.
+"""What is measured of data, once: range, moments and covariance of the training part, the classes of its labels.
 
 One pass over blocks b of rows, which may lie on disk; with counts n, means m and sums of squares S of each element,
 
@@ -16,6 +16,7 @@ from rich.progress import track
 from experiments.files import Examples, InputError, Raw, blocks
 
 MOST_HELD_OUT = 10_000
+LEAST_VARIANCE, ROWS_A_COLUMN = 1e-6, 10  # of ``whitening``
 
 
 class Moments(NamedTuple):
@@ -61,6 +62,23 @@ def measure(values: Examples, name: str, mask: np.ndarray | None = None) -> Mome
             low, high = min(low, float(observed.min())), max(high, float(observed.max()))
             whole = whole and (block.dtype.kind != "f" or is_whole(observed))
     return Moments(mean, squares / np.maximum(count, 1), low, high, whole)
+
+
+def whitening(values: Examples, mean: np.ndarray, std: np.ndarray) -> np.ndarray | None:
+    """W = C^(-1/2), symmetric, of the covariance C of the standardised columns of (n, D) values.
+
+    Directions of less variance than LEAST_VARIANCE are magnified no more than those that have it: in them the rounding
+    of the numbers shows. None where there are fewer than ROWS_A_COLUMN rows a column to know C from.
+    """
+    n, dims = values.shape
+    if n < ROWS_A_COLUMN * dims:
+        return None
+    covariance = np.zeros((dims, dims))
+    for rows in blocks(values):
+        z = (values[rows] - mean) / std
+        covariance += z.T @ z / n
+    variances, directions = np.linalg.eigh(covariance)
+    return (directions / np.sqrt(np.maximum(variances, LEAST_VARIANCE))) @ directions.T
 
 
 def split(raw: Raw, name: str, seed: int) -> Raw:

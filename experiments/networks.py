@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import scoresde as ss
-from experiments.data import Data
+from experiments.data import TABLES, Data
 from experiments.objective import label_count
 
 # The network also sees its input through waves of these lengths, in levels, so that it can resolve the bins of levels.
@@ -39,14 +39,18 @@ class Preset:
 
 PRESETS = {
     "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999, 0.99, -1.0, 1.6, 10000),
-    "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5, 10000),  # points and tables
+    "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5, 10000),
+    "tables": Preset("mlp", 20000, 256, 2e-3, 0.0, 256, 3, 0.1, 0.9995, 0.999, -2.0, 1.8, 10000),
     "images": Preset("unet", 14000, 16, 2e-3, 0.01, 16, 1, 0.0, 0.999, 0.99, -2.0, 2.0, 256),
 }
 
 
 def preset(data: Data) -> Preset:
     """The row of PRESETS for this data."""
-    return PRESETS["digits" if data.name == "digits" else "images" if len(data.event_shape) > 1 else "points"]
+    if data.name == "digits":
+        return PRESETS["digits"]
+    vectors = "tables" if data.name.partition(":")[0] in TABLES else "points"
+    return PRESETS["images" if len(data.event_shape) > 1 else vectors]
 
 
 def waves(data: Data) -> dict[str, Any]:

@@ -1,13 +1,28 @@
 """The benchmarks run and print their ratios; the ratios themselves are measured, never asserted."""
 
+import dataclasses
+import io
 import re
 
 import numpy as np
 import pytest
 from family import gaussian_law, textbook
+from rich.console import Console
 
 import scoresde as ss
-from experiments.benchmarks import accelerator, best_solver, gradient_variance, likelihood, overhead, pipeline, ring, solvers
+from experiments import setup
+from experiments.benchmarks import (
+    accelerator,
+    best_solver,
+    gradient_variance,
+    likelihood,
+    overhead,
+    pipeline,
+    ring,
+    solvers,
+    tables,
+)
+from experiments.data import InputError, load
 
 
 def test_overhead_compares_with_the_network_alone(capsys):
@@ -119,3 +134,53 @@ def test_the_gradient_variance_has_every_weight_and_draw(capsys):
     for row in rows:
         ratios = np.array(row.split()[1::3], float)
         assert np.all(ratios > 0) and ratios[2] == 1
+
+
+def comparison(tmp_path):
+    """The rows that the comparison on a small table prints, and everything that it prints."""
+    x = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, 0.8], [0.0, 0.6]]
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",")
+    console = Console(file=(out := io.StringIO()), width=200)
+    tables.program(tables.Flags(f"csv:{tmp_path / 'x.csv'}", minutes=1e-4), console)
+    return rows_of(out.getvalue()), out.getvalue()
+
+
+def test_tables_prints_each_competitor_and_how_to_install_the_flow(tmp_path, monkeypatch):
+    def ours(flags, data, x, console):
+        return tables.gaussian((data.train - data.shift) / data.scale, (x - data.shift) / data.scale)
+
+    monkeypatch.setattr(tables, "score_network", ours)
+    rows, out = comparison(tmp_path)
+    assert list(rows) == ["model", "score network", "Gaussian", "Gaussian mixture"]
+    assert rows["Gaussian"][:2] == [rows["score network"][0], "0.000 ± 0.000"] and "pip install flowjax" in out
+
+
+@pytest.mark.slow
+def test_tables_measures_the_score_network_in_the_units_of_the_others(tmp_path, monkeypatch):
+    """A short training is still a standard normal law in standardised units."""
+    small = dataclasses.replace(setup.PRESETS["tables"], width=8, depth=1, batch=8, learning_rate=1e-6)
+    monkeypatch.setitem(setup.PRESETS, "tables", small)
+    rows, _ = comparison(tmp_path)
+    data = load(f"csv:{tmp_path / 'x.csv'}")
+    y = (data.held_out - data.shift) / data.scale
+    expected = np.mean(np.sum(-0.5 * y**2 - 0.5 * np.log(2 * np.pi), axis=1))
+    np.testing.assert_allclose(float(rows["score network"][0].split()[0]), expected, atol=0.02)
+
+
+def test_tables_gaussian_is_the_closed_form():
+    rng = np.random.default_rng(0)
+    train, x = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 3)) + 1, rng.normal(size=(4, 3))
+    d = x - train.mean(0)
+    c = sum(np.outer(row, row) for row in train - train.mean(0)) / 50
+    expected = -0.5 * (np.diag(d @ np.linalg.inv(c) @ d.T) + np.log(np.linalg.det(2 * np.pi * c)))
+    np.testing.assert_allclose(tables.gaussian(train, x)[0], expected, rtol=1e-9)
+
+
+def test_tables_says_what_is_wrong(tmp_path):
+    for words, flags in {
+        "csv:PATH or parquet:PATH": {"data": "digits"},
+        "--minutes must be positive": {"minutes": 0.0},
+        "--flow-python": {"flow_python": tmp_path / "no" / "python"},
+    }.items():
+        with pytest.raises(InputError, match=words):
+            tables.Flags(**{"data": "csv:x.csv"} | flags).check()

@@ -2,12 +2,14 @@
 
 import gzip
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
-from experiments.data import InputError, Options, load
+from experiments.data import Data, InputError, Options, load
 
 UCI = Path(__file__).parents[2] / "shared" / "data" / "uci"
 RNG = np.random.default_rng(0)
@@ -165,3 +167,27 @@ def test_flags_of_tables_are_refused_elsewhere(tmp_path):
     refused("moons", "--columns is for csv, parquet; --data moons does not read it", columns="1")
     refused("digits", "--window is for audio; --data digits", window=3)
     refused(write(tmp_path / "t.csv", X), "--in-memory-gib is for images, npy", in_memory_gib=1.0)
+
+
+def test_correlated_columns_are_whitened_and_come_back(tmp_path):
+    """The covariance is the identity, and a standard normal law in model units is the Gaussian in raw units."""
+    mixing = np.array([[1.0, 5.0, 0.0], [0.0, 0.1, 2.0], [0.0, 0.0, 3.0]])
+    data = load(write(tmp_path / "t.csv", RNG.normal(size=(300, 3)) @ mixing + 4))
+    y, x = np.asarray(data.to_model(data.train), float), data.held_out
+    np.testing.assert_allclose(y.T @ y / len(y), np.eye(3), atol=1e-4)
+    again = Data.from_record(json.loads(json.dumps(data.record())))
+    np.testing.assert_array_equal(again.to_model(x), data.to_model(x))
+    np.testing.assert_allclose(again.from_model(data.to_model(x)), x, rtol=1e-4, atol=1e-4)
+    law = multivariate_normal(data.train.mean(0, float), np.cov(data.train.T.astype(float), bias=True))
+    standard = -0.5 * np.sum(np.asarray(data.to_model(x), float) ** 2 + np.log(2 * np.pi), axis=1)
+    np.testing.assert_allclose(standard + data.log_det, law.logpdf(x), atol=1e-3)
+
+
+def test_what_is_not_whitened(tmp_path):
+    """Missing values, levels, too few rows; and a repeated column is not magnified beyond 1,000."""
+    missing = np.where(RNG.random(X.shape) < 0.1, np.nan, X)
+    assert load(write(tmp_path / "m.csv", missing), options=Options(missing="mask")).whitening is None
+    assert load(write(tmp_path / "l.csv", RNG.integers(0, 9, (60, 3)))).whitening is None
+    assert load(write(tmp_path / "s.csv", X[:25])).whitening is None
+    twice = load(write(tmp_path / "r.csv", np.concatenate([X[:, :2], 2 * X[:, :1]], 1))).whitening
+    assert np.linalg.eigvalsh(twice).max() < 1001

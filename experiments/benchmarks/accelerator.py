@@ -14,7 +14,6 @@ With --trace the steps of the last batch are recorded for TensorBoard's or Perfe
 
 import contextlib
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
