@@ -10,7 +10,7 @@ from family import gaussian_law, textbook
 from rich.console import Console
 
 import scoresde as ss
-from experiments import setup
+from experiments import networks
 from experiments.benchmarks import (
     accelerator,
     best_solver,
@@ -158,8 +158,8 @@ def test_tables_prints_each_competitor_and_how_to_install_the_flow(tmp_path, mon
 @pytest.mark.slow
 def test_tables_measures_the_score_network_in_the_units_of_the_others(tmp_path, monkeypatch):
     """A short training is still a standard normal law in standardised units."""
-    small = dataclasses.replace(setup.PRESETS["tables"], width=8, depth=1, batch=8, learning_rate=1e-6)
-    monkeypatch.setitem(setup.PRESETS, "tables", small)
+    small = dataclasses.replace(networks.PRESETS["tables"], width=8, depth=1, batch=8, learning_rate=1e-6)
+    monkeypatch.setitem(networks.PRESETS, "tables", small)
     rows, _ = comparison(tmp_path)
     data = load(f"csv:{tmp_path / 'x.csv'}")
     y = (data.held_out - data.shift) / data.scale
