@@ -66,7 +66,7 @@ class Parts:
     """
 
     def __init__(self, folder: Path, plan: dict[str, Any], *, replace: bool = False):
-        self.folder, plan, path = folder, json.loads(json.dumps(plan)), folder / "plan.json"
+        self.folder, plan, path = folder, json.loads(json.dumps(plan, default=str)), folder / "plan.json"
         try:
             if replace and path.exists() and json.loads(path.read_text()) != plan:
                 self.remove()
@@ -117,7 +117,7 @@ def finished(out: Path, manifest: Path, plan: dict[str, Any]) -> bool:
         found = json.loads(manifest.read_text())["plan"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{manifest} is not of this program; choose another --out") from None
-    _same(found, json.loads(json.dumps(plan)), f"{out} was made")
+    _same(found, json.loads(json.dumps(plan, default=str)), f"{out} was made")
     return out.exists()
 
 
