@@ -40,6 +40,8 @@ class Flags:
     """Where the files of mnist, fashion-mnist and cifar10 are; by default where the run had them."""
     examples: int | None = None
     """Held-out examples to evaluate, the first ones; by default all."""
+    flow_examples: int | None = None
+    """The first of them whose likelihood the flow gives, the dear part; by default all. The bound is had of all."""
     probes: int | None = None
     """Hutchinson probes an example, 0 for the exact divergence; by default as in the run."""
     repeats: int | None = None
@@ -66,7 +68,7 @@ class Flags:
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
         at_least = {"examples": 2, "probes": 0, "repeats": 1, "evaluations": 4, "sample_evaluations": 1}
-        at_least |= {"bound_draws": 0, "bound_repeats": 2}
+        at_least |= {"bound_draws": 0, "bound_repeats": 2, "flow_examples": 2}
         for name, low in (at_least | {"seed": 0, "batch": 1, "samples": 0}).items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -85,7 +87,8 @@ class Flags:
         config = opened.config
         probes = config.likelihood_probes if self.probes is None else self.probes
         repeats = self.repeats or config.likelihood_repeats
-        return Settings(probes, repeats, self.evaluations, self.tolerance, self.bound_draws, self.bound_repeats)
+        bound = self.bound_draws, self.bound_repeats, self.flow_examples
+        return Settings(probes, repeats, self.evaluations, self.tolerance, *bound)
 
 
 def _evaluated(flags: Flags, opened: Opened) -> Data:

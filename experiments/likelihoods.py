@@ -42,6 +42,8 @@ class Settings:
     """Of times and noise in one estimate of the variational bound of integers; 0 for no bound."""
     bound_repeats: int = 8
     """Estimates of it, at least 2 for its error."""
+    flow_examples: int | None = None
+    """Examples, the first ones, whose likelihood the flow gives; the bound is had of all. None for all."""
 
     def divergence(self, dims: int) -> Any:
         return ss.hutchinson(self.probes) if 0 < self.probes < dims else ss.exact_divergence
@@ -53,22 +55,25 @@ def likelihood(
     """The likelihood of the examples x (n, *event) in raw units.
 
     Returns:
-        arrays (n,), ``log_prob`` in the unit of the figures and ``exact_log_prob`` where the law is known; the figures.
+        ``log_prob`` (m,) in the unit of the figures, m = n or ``flow_examples``, ``exact_log_prob`` (m,) where the law
+        is known, ``bound`` (n,) of integers in bits per dimension; the figures.
 
     Raises:
         InputError: fewer than two examples could be evaluated.
     """
     started, (key_density, key_bound) = time.monotonic(), jax.random.split(key)
-    density = work.run("likelihood", _density(key_density, data, model, replicated(score), x, settings), len(x))
+    some = x[: settings.flow_examples]
+    density = work.run("likelihood", _density(key_density, data, model, replicated(score), some, settings), len(some))
     result = _figures(density, data, settings)
     values = {"log_prob": _in_units(density["log_prob"], data)}
     if data.mixture is not None:
-        values["exact_log_prob"] = np.asarray(ss.GaussianMixture(*data.mixture).log_prob(jnp.asarray(x)))
+        values["exact_log_prob"] = np.asarray(ss.GaussianMixture(*data.mixture).log_prob(jnp.asarray(some)))
         result["exact"] = float(values["exact_log_prob"].mean())
     result |= {"seconds": round(time.monotonic() - started, 2), "bound": None}
     if settings.bound_draws and data.levels:
         started = time.monotonic()
         bound = work.run("bound", _bound(key_bound, data, model, spread_score(score), x, settings), len(x))
+        values["bound"] = _in_units(bound["discrete_bound"], data, 1.0)
         result["bound"] = _bound_figures(bound, data) | {"seconds": round(time.monotonic() - started, 2)}
     return values, result
 
@@ -186,10 +191,14 @@ def _figures(arrays: Arrays, data: Data, settings: Settings) -> dict[str, Any]:
 
 
 def _bound_figures(arrays: Arrays, data: Data) -> dict[str, float]:
-    """Bits per dimension: ``mean`` of the dequantised data like the likelihood, ``discrete_mean`` of the integers."""
-    figures = {"num_evals": float(arrays["bound_evals"][0])}
+    """Bits per dimension: ``mean`` of the dequantised data like the likelihood, ``discrete_mean`` of the integers.
+
+    Their ``std_error`` is that of the Monte Carlo, ``sample_std_error`` that over the examples, which has it in it.
+    """
+    figures = {"num_evals": float(arrays["bound_evals"][0]), "examples": len(arrays["bound"])}
     for prefix, name, width in (("", "bound", None), ("discrete_", "discrete_bound", 1.0)):
-        figures[f"{prefix}mean"] = float(np.mean(_in_units(arrays[name], data, width)))
+        mean, over_examples = ss.mean_with_error(_in_units(arrays[name], data, width))
+        figures |= {f"{prefix}mean": mean, f"{prefix}sample_std_error": over_examples}
         error = np.linalg.norm(arrays[f"{name}_error"]) / len(arrays[name])
         figures[f"{prefix}std_error"] = float(error) * _per_unit(data)
     return figures

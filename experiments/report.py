@@ -106,8 +106,9 @@ def _bound(likelihood: dict[str, Any]) -> str:
     """The variational bound beside the exact figure, where a run has one."""
     if not (bound := likelihood.get("bound")):
         return ""
-    values = [f"{bound[f'{kind}mean']:.4f} ± {bound[f'{kind}std_error']:.4f}" for kind in ("", "discrete_")]
-    return f"variational bound {values[0]}, of the integers {values[1]}, {bound['seconds']:.0f} s"
+    kinds = ("", "discrete_")
+    values = [f"{bound[f'{kind}mean']:.4f} ± {bound[f'{kind}sample_std_error']:.4f}" for kind in kinds]
+    return f"variational bound {values[0]}, of integers {values[1]}, {bound['examples']} examples"
 
 
 def markdown(

@@ -123,6 +123,11 @@ def test_parts_of_another_job_are_refused_or_replaced(tmp_path):
         Parts(tmp_path / "file" / "p", {})
 
 
+def test_a_plan_may_hold_paths(tmp_path):
+    Work(3, Parts(tmp_path / "p", {"data_dir": tmp_path})).run("x", noise, 6)
+    assert Parts(tmp_path / "p", {"data_dir": tmp_path}).load("x", 0) is not None
+
+
 def test_what_is_there_is_kept(tmp_path):
     out, manifest = tmp_path / "a.npz", tmp_path / "a.npz.json"
     assert not finished(out, manifest, {"seed": 0})

@@ -71,6 +71,7 @@ def evaluate(folder, out, **flags):
 def test_the_command_writes_everything_and_continues(digits_run, tmp_path, monkeypatch, bound_draws):
     folder = digits_run[0]
     flags = {"samples": 12, "sample_evaluations": 3, "bound_draws": bound_draws}
+    flags |= {"flow_examples": 6} if bound_draws else {}
     said = evaluate(folder, tmp_path / "whole.json", **flags)
     whole = json.loads((tmp_path / "whole.json").read_text())
     assert f"held-out likelihood {whole['likelihood']['mean']:.4f} bits/dim" in said
@@ -81,7 +82,8 @@ def test_the_command_writes_everything_and_continues(digits_run, tmp_path, monke
     assert whole["samples"]["ratio"] == pytest.approx(distances[0] / distances[1])
     assert whole["plan"]["examples"] == 7 and "command" in whole
     with np.load(tmp_path / "whole.json.npz") as values:
-        assert values["log_prob"].shape == (7,)
+        assert values["log_prob"].shape == ((6,) if bound_draws else (7,))
+        assert ("bound" in values and values["bound"].shape == (7,)) == bool(bound_draws)
         assert float(values["log_prob"].mean()) == pytest.approx(whole["likelihood"]["mean"], rel=1e-6)
 
     calls, on_grid = [], likelihoods._on_grid
@@ -93,7 +95,7 @@ def test_the_command_writes_everything_and_continues(digits_run, tmp_path, monke
         return on_grid(*arguments)
 
     monkeypatch.setattr(likelihoods, "_on_grid", stopping)
-    with pytest.raises(Exception, match="likelihood 4 of 7; the same command continues"):
+    with pytest.raises(Exception, match="likelihood 4 of [67]; the same command continues"):
         evaluate(folder, tmp_path / "parts.json", **flags)
     evaluate(folder, tmp_path / "parts.json", **flags)
     assert calls == [0, 4, 4]

@@ -54,7 +54,8 @@ def make(folder, real, samples, *, levels=None, exact=None):
             **{"failed": 0, "exact": None if exact is None else 2.1234567 + exact, "seconds": 45.6},
             "bound": levels
             and {"mean": 2.2345678, "std_error": 0.0045, "num_evals": 272, "seconds": 6.7}
-            | {"discrete_mean": 2.0456789, "discrete_std_error": 0.0067},
+            | {"discrete_mean": 2.0456789, "discrete_std_error": 0.0067}
+            | {"discrete_sample_std_error": 0.0234, "sample_std_error": 0.0245, "examples": len(real)},
         },
         "real": distances() | {"examples": [297, 297]},
         "samples": {name: {"num_evals": 1000.0, "seconds": 3.21, "ratio": 12.3456} | distances() for name in SOLVERS},
@@ -245,7 +246,7 @@ def test_the_final_table_fits_80_columns_and_is_plain_text_in_a_pipe(run):
     text = capture.get()
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= 80
     assert "2.1235 bits/dim, standard error 0.0199" in text
-    assert "variational bound 2.2346 ± 0.0045, of the integers 2.0457 ± 0.0067, 7 s" in text
+    assert "variational bound 2.2346 ± 0.0245, of integers 2.0457 ± 0.0234, " in text
     del content["likelihood"]["bound"]  # of a run that has none
     assert "variational bound" not in report.markdown(content, {}, {"command": "x", "versions": {}})
     for name, solver in content["samples"].items():
