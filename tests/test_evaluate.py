@@ -95,10 +95,10 @@ def test_the_command_writes_everything_and_continues(digits_run, tmp_path, monke
         return on_grid(*arguments)
 
     monkeypatch.setattr(likelihoods, "_on_grid", stopping)
-    with pytest.raises(Exception, match="likelihood 4 of [67]; the same command continues"):
+    with pytest.raises(Exception, match="likelihood [34] of [67]; the same command continues"):
         evaluate(folder, tmp_path / "parts.json", **flags)
     evaluate(folder, tmp_path / "parts.json", **flags)
-    assert calls == [0, 4, 4]
+    assert calls == ([0, 3, 3] if bound_draws else [0, 4, 4])
     parts = json.loads((tmp_path / "parts.json").read_text())
     for content in (whole, parts):
         content.pop("seconds")
