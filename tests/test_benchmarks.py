@@ -34,6 +34,7 @@ def test_overhead_compares_with_the_network_alone(capsys):
     assert all(float(ratio) > 0 for ratio in ratios.values())
 
 
+@pytest.mark.slow
 def test_accelerator_measures_every_batch_and_knows_the_peak_of_some_devices(tmp_path, capsys):
     accelerator.main(batches=(2,), size=8, width=4, depth=1, steps=1, turns=1, trace=tmp_path / "trace")
     head, titles, row = capsys.readouterr().out.splitlines()

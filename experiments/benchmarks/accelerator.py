@@ -98,7 +98,8 @@ def main(
     most = peak(device.device_kind)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "noise.npz"
-        np.savez(path, x=np.random.default_rng(0).integers(0, 256, (2 * max(batches), size, size, 3), np.uint8))
+        shape = max(16, 2 * max(batches)), size, size, 3
+        np.savez(path, x=np.random.default_rng(0).integers(0, 256, shape, np.uint8))
         data = load(f"npz:{path}")
     print(f"{device.device_kind}, jax {jax.__version__}, U-Net {size}x{size}x3, width {width}, depth {depth}, {dtype}")
     print("batch  images/s  forward ms  gradient ms  step ms  peak MiB  TFLOP a step  utilisation")
@@ -112,7 +113,7 @@ def main(
         used = f"{memory['peak_bytes_in_use'] / 2**20:.0f}" if "peak_bytes_in_use" in memory else "unknown"
         share = "unknown" if most is None else f"{flops / seconds['step'] / most:.1%}"
         times = "  ".join(f"{1e3 * seconds[name]:.2f}" for name in candidates)
-        print(f"{batch}  {batch / seconds['step']:,.0f}  {times}  {used}  {flops / 1e12:.4f}  {share}", flush=True)
+        print(f"{batch}  {batch / seconds['step']:,.0f}  {times}  {used}  {flops / 1e12:.4g}  {share}", flush=True)
         run = candidates["step"]
     with jax.profiler.trace(str(trace)) if trace else contextlib.nullcontext():
         jax.block_until_ready(run()) if trace and run else None
