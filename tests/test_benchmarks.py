@@ -26,7 +26,7 @@ from experiments.data import InputError, load
 
 
 def test_overhead_compares_with_the_network_alone(capsys):
-    overhead.main(steps=2, turns=1, batch=3)
+    overhead.main(data="mixture", steps=2, turns=1, batch=3)
     out = capsys.readouterr().out
     ratios = dict(re.findall(r"^(\w[\w ]*?) +[\d.]+ ms +([\d.]+) x the network alone$", out, re.MULTILINE))
     assert set(ratios) == {"network and gradient", "training step", "network", "ddim", "euler_maruyama"}

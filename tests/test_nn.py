@@ -20,8 +20,9 @@ NETS = {
     "mlp of a scalar": lambda: nn.ResidualMLP((), width=8, depth=1, **SMALL),
     "unet 1d": lambda: nn.UNet((11, 2), channels=4, input_frequencies=(0.3,), blocks=2, attention_levels=(1,), **SMALL),
     "unet 2d": lambda: nn.UNet((7, 5, 1), channels=4, multipliers=(1, 3), **SMALL),
-    "unet patches": lambda: nn.UNet((6, 4, 2), channels=4, patch=2, **SMALL),
-    "unet 3d": lambda: nn.UNet((4, 3, 2, 1), channels=4, multipliers=(1,), heads=2, attention_levels=(0,), **SMALL),
+    "unet 3d": lambda: nn.UNet(
+        (4, 6, 2, 1), channels=4, patch=2, multipliers=(1,), heads=2, attention_levels=(0,), **SMALL
+    ),
 }
 
 
