@@ -24,7 +24,9 @@ from scoresde.dequantise import dequantisations, dequantise, over_repeats
 from scoresde.flow import failure_message
 
 TOLERANCE = 1e-4  # relative and absolute, of adaptive steps
-FINEST, SHARE = 0.2, 0.15  # of the fixed grid: ``angle_grid``, as ``table_log_likelihood`` wants it for data of scale 1
+# rho and share of ``angle_grid`` for a fixed grid: of data of scale 1, and of levels so narrow that BINS of them are
+# less than that rho, which they then replace (measured on 256 levels).
+SMOOTH, BINS, LEVELLED_SHARE = (0.2, 0.15), 3, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +82,11 @@ def likelihood(
 
 def _density(key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings) -> Job:
     """Of each example: log_prob in nats in model units and its std_error, num_evals, success, and what failed."""
-    evaluate = _on_grid if settings.evaluations else _adaptive
-    measure = partial(evaluate, model, score, settings, settings.divergence(math.prod(data.event_shape)))
+    divergence = settings.divergence(math.prod(data.event_shape))
+    if settings.evaluations:  # of which one corrects the last step
+        measure = partial(_on_grid, model, score, divergence, _grid(data, model, settings.evaluations - 1))
+    else:
+        measure = partial(_adaptive, model, score, divergence, settings.tolerance)
 
     def job(first: int, size: int) -> Arrays:
         raw, results = rows(x, first, size), []
@@ -96,10 +101,17 @@ def _density(key: jax.Array, data: Data, model: Model, score: Any, x: Any, setti
     return job
 
 
+def _grid(data: Data, model: Model, steps: int) -> np.ndarray:
+    """The nodes of a fixed grid for this data."""
+    (rho, share), bins = SMOOTH, BINS * (data.bin_width or math.inf)
+    rho *= model.precond.sigma_data
+    return ss.angle_grid(model.sde, steps, *((bins, LEVELLED_SHARE) if bins < rho else (rho, share)))
+
+
 def _adaptive(
-    model: Model, score: Any, settings: Settings, divergence: Any, key: jax.Array, x: jax.Array, first: int
+    model: Model, score: Any, divergence: Any, tolerance: float, key: jax.Array, x: jax.Array, first: int
 ) -> Arrays:
-    tolerances: dict[str, Any] = {"rtol": settings.tolerance, "atol": settings.tolerance}
+    tolerances: dict[str, Any] = {"rtol": tolerance, "atol": tolerance}
     scale = model.precond.sigma_data
     result = ss.log_likelihood(
         key, model.sde, score, x, divergence=divergence, sigma_data=scale, first=first, **tolerances
@@ -110,11 +122,9 @@ def _adaptive(
 
 
 def _on_grid(
-    model: Model, score: Any, settings: Settings, divergence: Any, key: jax.Array, x: jax.Array, first: int
+    model: Model, score: Any, divergence: Any, grid: np.ndarray, key: jax.Array, x: jax.Array, first: int
 ) -> Arrays:
-    sde, scale = model.sde, model.precond.sigma_data
-    steps = int(settings.evaluations or 0) - 1  # the last step is corrected by one evaluation more
-    grid = ss.angle_grid(sde, steps, FINEST * scale, SHARE)
+    sde = model.sde
     result = ss.table_log_likelihood(key, sde, score, grid, x, divergence=divergence, first=first)
     log_prob = np.asarray(result.log_prob)
     return {
