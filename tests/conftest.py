@@ -1,13 +1,18 @@
 """Shared by all tests: implicit broadcasting is an error, and mathematics is tested in float64 (fixture ``x64``).
 
-Most of the time goes into compiling small programs that run once, so LLVM is told not to optimise them; programs
-started by a test inherit that.
+Most of the time goes into compiling small programs that run once, so LLVM is told not to optimise them, and all
+processes, those that a test starts too, share what they compile.
 """
 
 import functools
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit
+    compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -25,6 +25,7 @@ from experiments.benchmarks import (
 from experiments.data import InputError, load
 
 
+@pytest.mark.slow
 def test_overhead_compares_with_the_network_alone(capsys):
     overhead.main(data="mixture", steps=2, turns=1, batch=3)
     out = capsys.readouterr().out
@@ -45,6 +46,7 @@ def test_accelerator_measures_every_batch_and_knows_the_peak_of_some_devices(tmp
     assert (accelerator.peak("NVIDIA H200"), accelerator.peak("cpu")) == (989e12, None)
 
 
+@pytest.mark.slow
 def test_pipeline_compares_with_a_fixed_batch(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
     pipeline.main(data=f"npy:{tmp_path / 'x.npy'}", width=8, depth=1, batch=8, steps=2, calls=2, turns=1)

@@ -43,6 +43,7 @@ def test_the_budget_covers_the_error_and_its_offsets_are_the_true_ones(x64):
     assert np.all(np.abs(total) < 3 * budget.solver + sampling + 1e-3)
 
 
+@pytest.mark.slow
 def test_the_dequantisation_gap_of_integers_is_that_of_the_mass_of_their_bins(x64):
     """Levels of 1.5 standard deviations: log of the mass of a bin over its width, less the mean log-density in it."""
     sde, width, shift = VP(), 1.5, 4.0

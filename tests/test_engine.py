@@ -130,6 +130,15 @@ def test_killed_twice_it_ends_with_the_same_bits(plain, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_stream_killed_twice_ends_with_the_same_bits(tmp_path):
+    """Data that stay on disk: the position is the step."""
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(500, 2)).astype(np.float32))
+    flags = {"data": f"npy:{tmp_path / 'points.npy'}", "in_memory_gib": 0}
+    report, _ = kill_and_resume(tmp_path / "killed", 2, **flags)
+    assert report["digest"] == finish(start(tmp_path / "whole", **flags))["digest"] and report["started"] > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path, devices):
     flags = {"devices": devices, "fsdp": min(devices, 2), "steps": 600}

@@ -129,6 +129,7 @@ def test_outside_colab_the_first_cell_installs_nothing(monkeypatch):
     assert run_first_cell(monkeypatch) == []
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_the_numbers_are_true(tmp_path):
     environment = os.environ | {
         "SCORESDE_BUDGET": "smoke",

@@ -26,15 +26,6 @@ def command(*flags):
     return [sys.executable, "-m", "experiments.run", *map(str, flags)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_compile_cache(tmp_path_factory):
-    """The processes of this file share what they compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
-
-
 def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 

@@ -21,7 +21,7 @@ def main() -> None:
     flags = SMALL | json.loads(sys.argv[1])
     config = setup.Config(**flags | {"workdir": Path(flags["workdir"])})
     join(config)
-    data = load(config.data)
+    data = load(config.data, options=config.options)
     config = config.resolve(data)
     fit.STEPS_PER_CALL = 3
     fit.check_folder(config)
