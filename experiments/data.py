@@ -17,7 +17,7 @@ from experiments.dataset import Data as Data
 from experiments.files import InputError as InputError
 from experiments.files import Options as Options
 from experiments.files import Raw, Rows
-from experiments.measure import code, is_whole, measure, split, whitening
+from experiments.measure import Moments, code, is_whole, measure, split, whitening
 
 DEFAULTS = Options()
 TOY_TRAIN, TOY_HELD_OUT = 100_000, 2000
@@ -110,17 +110,9 @@ def _data(
 ) -> Data:
 
     raw, labels = code(raw, name)
-    raw = split(raw, name, seed)
+    raw = _complete(split(raw, name, seed), name)
     train, held_out, levels = raw.train, raw.held_out, raw.levels
     assert held_out is not None
-    if raw.held_out_mask is not None and not (complete := raw.held_out_mask.all(axis=1)).all():
-        if complete.sum() < 2:
-            raise InputError(f"{name}: no two held-out rows are complete, which a likelihood needs; fill some")
-        held_out, labelled = held_out[complete], raw.held_out_labels
-        raw = raw._replace(
-            held_out_labels=None if labelled is None else labelled[complete],
-            note=f"{raw.note}, {(~complete).sum()} incomplete rows not held out",
-        )
     own: dict[str, Any] = {"labels": labels}
     own |= {k: getattr(raw, k) for k in ("train_labels", "held_out_labels", "train_mask", "note")}
     if isinstance(train, Rows) and (known := _recorded(record, name, train, held_out)):
@@ -132,16 +124,7 @@ def _data(
         dtype = np.uint8 if levels <= 256 else np.uint16
         train = train.astype(dtype) if isinstance(train, np.ndarray) else train.cast(dtype)
         held_out = held_out.astype(dtype)
-    per_column = levels is None and train.ndim == 2
-    std = np.sqrt(moments.variance if per_column else moments.variance.mean())
-    if not np.all(std > 0):
-        where = f"column {np.argmin(std) + 1} has" if per_column else "all training examples have"
-        raise InputError(f"{name}: {where} one value only, so there is no density to learn; leave it out")
-    if levels is None and np.any(np.abs(moments.mean) * 2.0**-24 > 1e-3 * std):
-        raise InputError(
-            f"{name}: values lie so far from zero that 32-bit floats lose them (mean "
-            f"{np.abs(moments.mean).max():.4g}, std {std.min():.4g}); subtract the mean first"
-        )
+    std = _std(name, moments, per_column=levels is None and train.ndim == 2, measured=levels is None)
     if raw.train_mask is not None and isinstance(train, np.ndarray):
         train = np.where(raw.train_mask, train, moments.mean).astype(np.float32)
     white = name.partition(":")[0] in TABLES and levels is None and raw.train_mask is None
@@ -158,3 +141,28 @@ def _data(
         mixture=mixture,
         whitening=whitening(train, moments.mean, std) if white else None,
     )
+
+
+def _complete(raw: Raw, name: str) -> Raw:
+    """Only held-out rows without missing values, since a likelihood needs all of them."""
+    if raw.held_out is None or raw.held_out_mask is None or (complete := raw.held_out_mask.all(axis=1)).all():
+        return raw
+    if complete.sum() < 2:
+        raise InputError(f"{name}: no two held-out rows are complete, which a likelihood needs; fill some")
+    labels = None if raw.held_out_labels is None else raw.held_out_labels[complete]
+    note = f"{raw.note}, {(~complete).sum()} incomplete rows not held out"
+    return raw._replace(held_out=raw.held_out[complete], held_out_labels=labels, note=note)
+
+
+def _std(name: str, moments: Moments, *, per_column: bool, measured: bool) -> np.ndarray:
+    """The standard deviation, of each column or of all; InputError where it is zero, or too small beside the mean."""
+    std = np.sqrt(moments.variance if per_column else moments.variance.mean())
+    if not np.all(std > 0):
+        where = f"column {np.argmin(std) + 1} has" if per_column else "all training examples have"
+        raise InputError(f"{name}: {where} one value only, so there is no density to learn; leave it out")
+    if measured and np.any(np.abs(moments.mean) * 2.0**-24 > 1e-3 * std):
+        raise InputError(
+            f"{name}: values lie so far from zero that 32-bit floats lose them (mean "
+            f"{np.abs(moments.mean).max():.4g}, std {std.min():.4g}); subtract the mean first"
+        )
+    return std
