@@ -29,7 +29,7 @@ BUILDERS: Builders = {
     "dnnlib.util.EasyDict": dict,
     **{f"torch.nn.modules.container.{kind}": lambda kind=kind: Record(kind) for kind in CONTAINERS},
 }
-"""What pickles of modules may call beside the names in ``tensors``."""
+"""What pickles of modules may call beside the names in ``storages``."""
 
 
 def state_of(module: Any) -> dict[str, np.ndarray]:

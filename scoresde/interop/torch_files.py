@@ -1,4 +1,4 @@
-"""What ``torch.save`` writes, read without PyTorch and without executing anything (see ``pickles`` and ``tensors``).
+"""What ``torch.save`` writes, read without PyTorch and without executing anything (see ``pickles`` and ``storages``).
 
     zip (since 1.6)   NAME/data.pkl     a pickle whose tensors refer to storages by key
                       NAME/data/KEY     the bytes of a storage
@@ -21,7 +21,7 @@ from typing import Any
 
 from scoresde.interop.opening import reading, regular
 from scoresde.interop.pickles import Builders, read_pickle
-from scoresde.interop.tensors import BUILDERS, Storage, StorageId, storage
+from scoresde.interop.storages import BUILDERS, Storage, StorageId, storage
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
