@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_JSON = 2**20  # bytes
-LONGEST_REASON = 500  # characters: names in a hostile file can be of any length
+LONGEST_REASON = 10_000  # characters: names in a hostile file can be of any length
 DAMAGE = (
     OSError, EOFError, ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError, NotImplementedError,
     RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
