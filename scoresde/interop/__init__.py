@@ -2,3 +2,4 @@
 
 from scoresde.interop.pretrained import Pretrained as Pretrained
 from scoresde.interop.pretrained import take as take
+from scoresde.interop.score_sde import score_sde as score_sde
