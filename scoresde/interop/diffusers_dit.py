@@ -57,7 +57,9 @@ def checked(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> dict[
         if type(config[name]) is not int or not 0 < config[name] < MOST:
             raise ValueError(f"diffusers: {name} must be a positive whole number, got {config[name]!r}")
     if type(config["num_embeds_ada_norm"]) is not int or not 0 < config["num_embeds_ada_norm"] < MOST:
-        raise ValueError(f"diffusers: num_embeds_ada_norm must be a whole number, got {config['num_embeds_ada_norm']!r}")
+        raise ValueError(
+            f"diffusers: num_embeds_ada_norm must be a whole number, got {config['num_embeds_ada_norm']!r}"
+        )
     first = "transformer_blocks.0."
     copies = (
         np.array_equal(tensor, state.get(f"transformer_blocks.{i}.{name.removeprefix(first)}", tensor))

@@ -101,7 +101,9 @@ def _resampled_by_blocks(config: Mapping[str, Any]) -> list[bool]:
     types = {config["downsample_type"], config["upsample_type"]}
     if len(types) > 1 and any(kind == "AttnDownBlock2D" for kind in downs):
         raise ValueError(f"diffusers: downsample_type and upsample_type must be the same, got {sorted(types)}")
-    return [kind not in ("DownBlock2D", "AttnDownBlock2D") or (kind[0] == "A" and types == {"resnet"}) for kind in downs]
+    return [
+        kind not in ("DownBlock2D", "AttnDownBlock2D") or (kind[0] == "A" and types == {"resnet"}) for kind in downs
+    ]
 
 
 def _check_norms(config: Mapping[str, Any], skip: bool) -> None:
@@ -114,11 +116,17 @@ def _check_norms(config: Mapping[str, Any], skip: bool) -> None:
     elif type(groups) is not int or groups < 1 or any(w % groups for w in widths):
         raise ValueError(f"diffusers: norm_num_groups must divide {tuple(widths)}, got {groups!r}")
     own = config["attn_norm_num_groups"]
-    if config["add_attention"] and own != groups and (own is not None or config["resnet_time_scale_shift"] != "default"):
+    if (
+        config["add_attention"]
+        and own != groups
+        and (own is not None or config["resnet_time_scale_shift"] != "default")
+    ):
         raise ValueError(f"diffusers: attn_norm_num_groups must be norm_num_groups = {groups!r}, got {own!r}")
     factor = math.sqrt(2) if skip else 1
     if not math.isclose(config["mid_block_scale_factor"], factor, rel_tol=1e-6):
-        raise ValueError(f"diffusers: mid_block_scale_factor must be {factor}, got {config['mid_block_scale_factor']!r}")
+        raise ValueError(
+            f"diffusers: mid_block_scale_factor must be {factor}, got {config['mid_block_scale_factor']!r}"
+        )
 
 
 def is_fourier(config: Mapping[str, Any]) -> bool:
@@ -150,7 +158,9 @@ def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -
         output_pyramid=nn.SkipOutput if skip else None,
     )
     fourier = is_fourier(config)
-    waves = nn.StoredFrequencies(np.zeros(widths[0])) if fourier else partial(nn.transformer, shift=config["freq_shift"])
+    waves = (
+        nn.StoredFrequencies(np.zeros(widths[0])) if fourier else partial(nn.transformer, shift=config["freq_shift"])
+    )
     return nn.UNet(
         (*sizes, config["in_channels"]),
         channels=width,
@@ -187,9 +197,7 @@ def leaves(config: Mapping[str, Any], params: nn.Params) -> Iterator[Leaf]:
                 number = attentive.index(k) if k in attentive else 0
                 yield from _block(f"{way}/{i}/{k}", level[k], f"{its}.resnets.{k}", f"{its}.attentions.{number}")
     for k in range(2):
-        yield from _block(
-            f"middle/{k}", params["middle"][str(k)], f"mid_block.resnets.{k}", "mid_block.attentions.0"
-        )
+        yield from _block(f"middle/{k}", params["middle"][str(k)], f"mid_block.resnets.{k}", "mid_block.attentions.0")
     for i in range(last):
         ways = ("halve", f"down_blocks.{i}", "down"), ("double", f"up_blocks.{last - 1 - i}", "up")
         for way, its, word in ways:
