@@ -8,6 +8,7 @@ EDM and EDM2 pickle {ema, ...}, ``ema`` a whole module behind its preconditionin
 configuration.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,31 @@ from scoresde.interop import modules
 from scoresde.interop.guess import guess_config
 from scoresde.interop.opening import reading
 from scoresde.interop.pickles import Record
+from scoresde.interop.pretrained import Pretrained
+from scoresde.interop.score_sde import NEEDED, score_sde
 from scoresde.interop.torch_files import read_objects, read_torch
 
 FIXED = ("sigmas", "all_modules.0.W")
 PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 
 State = dict[str, np.ndarray]
+
+
+def score_sde_file(path: str | Path, config: Mapping[str, Any] | None = None, *, ema: bool = True) -> Pretrained:
+    """The network that score_sde_pytorch saved, ready for use.
+
+    Args:
+        path: a checkpoint of ``torch.save``; nothing in it is executed.
+        config: entries of its configuration, which the file does not hold, where they differ from what its tensors tell
+            and from the published ones (see ``guess``): ``{"sde": "subvp"}``, ``{"beta_max": 10.0}``, ...
+        ema: take the averaged weights, which the original evaluates with; else the trained ones.
+
+    Raises:
+        ValueError: as ``read_score_sde``, as ``guess_config`` unless ``config`` is complete, and as ``score_sde``.
+    """
+    state, config = read_score_sde(path, ema=ema), dict(config or {})
+    with reading(Path(path)):
+        return score_sde(config if config.keys() >= set(NEEDED) else guess_config(state) | config, state)
 
 
 def read_edm(path: str | Path) -> tuple[dict[str, Any], State]:
@@ -48,16 +68,15 @@ def read_edm(path: str | Path) -> tuple[dict[str, Any], State]:
     return config | {"precond": module.kind}, state
 
 
-def read_score_sde(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], State]:
-    """Configuration and state of a network that score_sde_pytorch saved.
+def read_score_sde(path: str | Path, *, ema: bool = True) -> State:
+    """The state of a network that score_sde_pytorch saved.
 
     Args:
         path: a checkpoint of ``torch.save``; nothing in it is executed.
         ema: take the averaged weights, which the original evaluates with; else the trained ones.
 
     Returns:
-        What the tensors tell of the configuration (see ``guess``), and the tensors by name, without the ``module.`` of
-        a model trained on several devices.
+        The tensors by name, without the ``module.`` of a model trained on several devices.
 
     Raises:
         ValueError: one line: the file is damaged, holds anything but tensors and plain values, or no such network.
@@ -67,7 +86,7 @@ def read_score_sde(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
         state = _model(content)
         if ema:
             state |= _averages(content, state)
-        return guess_config(state), state
+        return state
 
 
 def _model(content: Any) -> State:

@@ -1,8 +1,8 @@
 """Networks in folders of diffusers as scores: ``UNet2DModel`` and ``DiTTransformer2DModel``.
 
-A network with positional features was trained on the N levels of its scheduler and is called with the step k. Its SDE is
-the variance-preserving one through these levels (see ``discrete``), the step a real number, k = N t - 1, and its output
-F means
+A network with positional features was trained on the N levels of its scheduler and is called with the step k. Its SDE
+is the variance-preserving one through these levels (see ``discrete``), the step a real number, k = N t - 1, and its
+output F means
 
     epsilon        F = eps                        sample        F = x_0
     v_prediction   F = alpha eps - sigma x_0,
@@ -15,7 +15,6 @@ Without a scheduler's configuration its class's defaults count: 1000 steps of li
 from 0.01 to 1348.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from scoresde import nn, precond
@@ -33,17 +31,18 @@ from scoresde.interop.discrete import DiscreteVP, scheduler_sde
 from scoresde.interop.folders import read_diffusers
 from scoresde.interop.opening import reading
 from scoresde.interop.pretrained import Pretrained
-from scoresde.interop.tensors import Leaf, abstract, convert
+from scoresde.interop.tensors import abstract, any_size, convert
 from scoresde.sde import SDE, VE, expand
 
 PREDICTIONS = {"epsilon": precond.noise, "sample": precond.data, "v_prediction": precond.velocity}
 VE_DEFAULTS = {"sigma_min": 0.01, "sigma_max": 1348.0}
+UNET, TRANSFORMERS = "UNet2DModel", ("DiTTransformer2DModel", "Transformer2DModel")
 
 
 class Network(NamedTuple):
-    """A network of diffusers: how it is built for images of given sizes, and how its leaves are made.
+    """A network of diffusers: its configuration, how it is built for images of given sizes, how its leaves are made.
 
-    ``fourier`` says that it is called with sigma, ``null`` is the original's class for none (None where there is none).
+    ``null`` is the original's class for none, None where there is no such class.
     """
 
     config: dict[str, Any]
@@ -51,6 +50,10 @@ class Network(NamedTuple):
     leaves: Callable[[nn.Params], Any]
     fourier: bool
     null: int | None
+
+    def shapes(self) -> nn.Params:
+        """The shapes of our parameters, which do not depend on the sizes."""
+        return abstract(partial(self.build, (32, 32)))[1]
 
 
 def diffusers(path: str | Path, *, scheduler: Mapping[str, Any] | None = None) -> Pretrained:
@@ -69,82 +72,63 @@ def diffusers(path: str | Path, *, scheduler: Mapping[str, Any] | None = None) -
             have; tensors are missing, left over or misshapen.
     """
     folder = read_diffusers(path)
+    given = dict(folder.scheduler or {}) if scheduler is None else dict(scheduler)
     with reading(Path(path)):
-        network, state = described(folder.config, folder.state)
-        params = converted(network, state)
-        sde = _sde(network, folder.scheduler if scheduler is None else scheduler)
-        return _pretrained(network, params, sde, scheduler or folder.scheduler or {}, folder.latent)
+        state, separate = folder.state, False
+        if folder.config.get("_class_name") in TRANSFORMERS:
+            separate = diffusers_dit.is_separate(diffusers_dit.checked(folder.config), state)
+            state = diffusers_dit.reduced(separate, state)
+        else:
+            state = diffusers_unet.renamed(state)
+        network = described(folder.config, separate)
+        sde, shapes = _sde(network, given), network.shapes()
+        params, _ = convert(network.leaves(shapes), shapes, state, {})
+        return assembled(network, params, sde, folder.config | {"scheduler": given}, latent=folder.latent)
 
 
-def described(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> tuple[Network, dict[str, np.ndarray]]:
-    """The network of a configuration, and its tensors under today's names, without copies.
+def described(config: Mapping[str, Any], separate: bool) -> Network:
+    """The network of a configuration; ``separate`` says that the blocks of a transformer have embeddings of their own.
 
     Raises:
         ValueError: a class or an entry that is not known.
     """
-    kind = config.get("_class_name", "UNet2DModel")
-    if kind == "UNet2DModel":
+    kind = config.get("_class_name", UNET)
+    if kind == UNET:
         config, unet = diffusers_unet.checked(config), diffusers_unet
-        leaves, state = partial(unet.leaves, config), unet.renamed(state)
-        return Network(config, partial(unet.network, config), leaves, unet.is_fourier(config), None), state
-    if kind in ("DiTTransformer2DModel", "Transformer2DModel"):
-        config, dit = diffusers_dit.checked(config, state), diffusers_dit
-        null = config["num_embeds_ada_norm"]
-        leaves, state = partial(dit.leaves, config), dit.reduced(config, state)
-        return Network(config, partial(dit.network, config), leaves, False, null), state
-    raise ValueError(f"diffusers: expected UNet2DModel or DiTTransformer2DModel, got {kind!r}")
+        build, leaves = partial(unet.network, config), partial(unet.leaves, config)
+        return Network(config, build, leaves, unet.is_fourier(config), None)
+    if kind in TRANSFORMERS:
+        config, dit = diffusers_dit.checked(config), diffusers_dit
+        build, leaves = partial(dit.network, config, separate), partial(dit.leaves, config)
+        return Network(config, build, leaves, False, config["num_embeds_ada_norm"])
+    raise ValueError(f"diffusers: expected a network of class {UNET} or {TRANSFORMERS[0]}, got {kind!r}")
 
 
-def converted(network: Network, state: Mapping[str, np.ndarray]) -> nn.Params:
-    """Our parameters from the original's tensors. Raises ValueError as ``take``."""
-    _, shapes = abstract(partial(network.build, (32, 32)))
-    params, _ = convert(network.leaves(shapes), shapes, state, {})
-    return params
-
-
-def any_size(build: Callable[[tuple[int, ...], jax.Array], Any]) -> Callable[..., jax.Array]:
-    """``apply(params, x, c, cond)`` of the network ``build(sizes, key)`` for the sizes that x has, where no parameter
-    depends on them."""
-
-    @functools.cache
-    def built(sizes: tuple[int, ...]) -> nn.Apply:
-        return abstract(partial(build, sizes))[0]
-
-    def apply(params: nn.Params, x: jax.Array, c: jax.Array, cond: Any = None) -> jax.Array:
-        return built(x.shape[1:-1])(params, x, c, cond=cond)
-
-    return apply
-
-
-def _sde(network: Network, scheduler: Mapping[str, Any] | None) -> SDE:
-    given = dict(scheduler or {})
-    kind = given.get("_class_name", "ScoreSdeVeScheduler" if network.fourier else "DDPMScheduler")
+def _sde(network: Network, scheduler: Mapping[str, Any]) -> SDE:
+    kind = scheduler.get("_class_name", "ScoreSdeVeScheduler" if network.fourier else "DDPMScheduler")
     if (kind == "ScoreSdeVeScheduler") != network.fourier:
         wanted = "ScoreSdeVeScheduler" if network.fourier else "a scheduler with betas, such as DDPMScheduler"
         raise ValueError(f"diffusers: this network's scheduler must be {wanted}, got {kind!r}")
     if network.fourier:
-        given = VE_DEFAULTS | given
-        return VE(sigma_min=given["sigma_min"], sigma_max=given["sigma_max"])
-    if given and not {"beta_schedule", "trained_betas"} & given.keys():
+        scheduler = VE_DEFAULTS | dict(scheduler)
+        return VE(sigma_min=scheduler["sigma_min"], sigma_max=scheduler["sigma_max"])
+    if scheduler and not {"beta_schedule", "trained_betas"} & scheduler.keys():
         raise ValueError(f"diffusers: the scheduler must have betas, as DDPMScheduler has, got {kind!r}")
-    if given.get("prediction_type", "epsilon") not in PREDICTIONS:
+    if scheduler.get("prediction_type", "epsilon") not in PREDICTIONS:
         raise ValueError(f"diffusers: prediction_type must be one of {', '.join(PREDICTIONS)}")
-    return scheduler_sde(given)
+    return scheduler_sde(scheduler)
 
 
-def _pretrained(
-    network: Network, params: nn.Params, sde: SDE, scheduler: Mapping[str, Any], latent: bool
-) -> Pretrained:
+def assembled(network: Network, params: nn.Params, sde: SDE, config: dict[str, Any], *, latent: bool) -> Pretrained:
+    """The network with its parameters as a score; ``config`` is what ``to_diffusers`` writes."""
     centre = bool(network.config.get("center_input_sample"))
     bare = partial(_apply, any_size(network.build), network.fourier, centre, network.null)
+    score = partial(_ve_score, bare, sde)
     if isinstance(sde, DiscreteVP):
-        predict = PREDICTIONS[scheduler.get("prediction_type", "epsilon")]
-        score = partial(_score, bare, sde, predict)
-    else:
-        score = partial(_ve_score, bare, sde)
-    unit = centre or network.fourier
-    data_range = (-math.inf, math.inf) if latent else (0.0, 1.0) if unit else (-1.0, 1.0)
-    return Pretrained(sde, params, bare, Partial(score, params), data_range)
+        score = partial(stepwise_score, bare, sde, PREDICTIONS[config["scheduler"].get("prediction_type", "epsilon")])
+    low = 0.0 if centre or network.fourier else -1.0
+    data_range = (-math.inf, math.inf) if latent else (low, 1.0)
+    return Pretrained(sde, params, bare, Partial(score, params), data_range, config)
 
 
 def _apply(
@@ -158,14 +142,14 @@ def _apply(
     cond: Any = None,
 ) -> jax.Array:
     if null is not None:
-        cond = jnp.full(len(x), -1) if cond is None else cond
+        cond = jnp.full(len(x), -1) if cond is None else jnp.asarray(cond)
         cond = jnp.where(cond < 0, null, cond)
     c = jnp.asarray(c, x.dtype)
     F = apply(params, 2 * x - 1 if centre else x, jnp.log(c) if fourier else c, cond)
     return F / expand(c, F) if fourier else F
 
 
-def _score(
+def stepwise_score(
     bare: Callable[..., jax.Array],
     sde: DiscreteVP,
     predict: precond.Prediction,
@@ -174,6 +158,7 @@ def _score(
     t: jax.Array,
     cond: Any = None,
 ) -> jax.Array:
+    """The score of a network ``bare(params, x, k, cond)`` called with the step; ``predict`` says what F means."""
     t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
     F = bare(params, x, sde.step(t), cond)[..., : x.shape[-1]]
     sigma = sde.sigma(t)

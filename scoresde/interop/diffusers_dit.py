@@ -6,15 +6,13 @@ that store them agree.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from scoresde import nn
-from scoresde.interop.diffusers_unet import joined
-from scoresde.interop.tensors import Leaf, dense, same
+from scoresde.interop.tensors import Leaf, dense, joined, same
 
 DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 16,
@@ -38,13 +36,16 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "norm_type": ("ada_norm_zero",),
     "norm_elementwise_affine": (False,),
 }
-MOST = 2**16
+MOST = {"num_layers": 512} | dict.fromkeys(
+    ("num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "num_embeds_ada_norm"), 2**16
+)
 POSITIONS = "pos_embed.pos_embed"
+FIRST = "transformer_blocks.0."
 EMBEDDING = "norm1.emb"
 
 
-def checked(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The configuration with the original's defaults, and whether the blocks' embeddings are ``separate``.
+def checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the original's defaults.
 
     Raises:
         ValueError: it asks for what the transformer here does not have; the line names the entry.
@@ -53,24 +54,23 @@ def checked(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> dict[
     for name, choices in CHOICES.items():
         if config[name] not in choices:
             raise ValueError(f"diffusers: {name} must be one of {choices}, got {config[name]!r}")
-    for name in ("num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "patch_size"):
-        if type(config[name]) is not int or not 0 < config[name] < MOST:
-            raise ValueError(f"diffusers: {name} must be a positive whole number, got {config[name]!r}")
-    if type(config["num_embeds_ada_norm"]) is not int or not 0 < config["num_embeds_ada_norm"] < MOST:
-        raise ValueError(
-            f"diffusers: num_embeds_ada_norm must be a whole number, got {config['num_embeds_ada_norm']!r}"
-        )
-    first = "transformer_blocks.0."
-    copies = (
-        np.array_equal(tensor, state.get(f"transformer_blocks.{i}.{name.removeprefix(first)}", tensor))
+    for name, most in MOST.items():
+        if type(config[name]) is not int or not 0 < config[name] <= most:
+            raise ValueError(f"diffusers: {name} must be a whole number from 1 to {most}, got {config[name]!r}")
+    return config
+
+
+def is_separate(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> bool:
+    """Whether the blocks' embeddings differ."""
+    return not all(
+        np.array_equal(tensor, state.get(f"transformer_blocks.{i}.{name.removeprefix(FIRST)}", tensor))
         for name, tensor in state.items()
-        if name.startswith(f"{first}{EMBEDDING}.")
+        if name.startswith(f"{FIRST}{EMBEDDING}.")
         for i in range(1, config["num_layers"])
     )
-    return config | {"separate": not all(copies)}
 
 
-def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -> nn.DiT:
+def network(config: Mapping[str, Any], separate: bool, sizes: tuple[int, ...], key: jax.Array) -> nn.DiT:
     """Our transformer of a ``checked`` configuration; it takes latents of any sizes."""
     return nn.DiT(
         (*(None for _ in sizes), config["in_channels"]),
@@ -80,7 +80,7 @@ def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -
         heads=config["num_attention_heads"],
         outputs=config["out_channels"] or config["in_channels"],
         dropout=config["dropout"],
-        separate=config["separate"],
+        separate=separate,
         epsilons=(1e-6, config["norm_eps"]),
         embedding=nn.transformer,
         features=256,
@@ -115,9 +115,16 @@ def leaves(config: Mapping[str, Any], params: nn.Params) -> Iterator[Leaf]:
     yield from dense("output/linear", "proj_out_2")
 
 
-def reduced(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def reduced(separate: bool, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors without stored positions, and with one of equal embeddings."""
     kept = {name: tensor for name, tensor in state.items() if name != POSITIONS}
-    if config["separate"]:
+    if separate:
         return kept
-    return {k: v for k, v in kept.items() if f".{EMBEDDING}." not in k or k.startswith("transformer_blocks.0.")}
+    return {k: v for k, v in kept.items() if f".{EMBEDDING}." not in k or k.startswith(FIRST)}
+
+
+def repeated(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with the first block's embedding in every block that has none."""
+    embedding = {k.removeprefix(FIRST): v for k, v in state.items() if k.startswith(f"{FIRST}{EMBEDDING}.")}
+    copies = range(1, config["num_layers"])
+    return {f"transformer_blocks.{i}.{k}": v for i in copies for k, v in embedding.items()} | dict(state)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from scoresde import nn
-from scoresde.interop.tensors import Leaf, conv, dense, norm, same
+from scoresde.interop.tensors import Leaf, conv, dense, joined, norm, same
 
 DEFAULTS: dict[str, Any] = {
     "sample_size": None,
@@ -62,6 +62,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None,),
 }
+MOST = {"layers_per_block": 64, "in_channels": 2**16, "out_channels": 2**16}
 KINDS = {
     "DownBlock2D": "UpBlock2D",
     "AttnDownBlock2D": "AttnUpBlock2D",
@@ -86,8 +87,11 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     unknown = [kind for kind in downs if kind not in KINDS]
     if unknown or list(config["up_block_types"]) != [KINDS[kind] for kind in reversed(downs)]:
         raise ValueError(f"diffusers: blocks must be of {', '.join(KINDS)}, mirrored on the way up, got {downs}")
-    if len(widths) != len(downs) or not all(type(w) is int and 0 < w < 2**16 for w in widths):
+    if len(widths) != len(downs) or not all(type(w) is int and 0 < w < 2**16 for w in widths) or len(downs) > 16:
         raise ValueError(f"diffusers: block_out_channels must be {len(downs)} whole numbers, got {widths!r}")
+    for name, most in MOST.items():
+        if type(config[name]) is not int or not 0 < config[name] <= most:
+            raise ValueError(f"diffusers: {name} must be a whole number from 1 to {most}, got {config[name]!r}")
     skip, blocks = ["Skip" in kind for kind in downs], _resampled_by_blocks(config)
     if any(skip) != all(skip) or (any(blocks) != all(blocks)):
         raise ValueError(f"diffusers: levels must resample alike, got {downs}")
@@ -168,7 +172,7 @@ def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -
         blocks=config["layers_per_block"],
         attention_levels=[i for i, kind in enumerate(downs) if kind.startswith("Attn")],
         dropout=config["dropout"],
-        embedding=waves,
+        embedding=nn.StoredFrequencies(np.zeros(widths[0])) if fourier else waves,
         features=2 * widths[0] if fourier else widths[0],
         classes=config["num_class_embeds"] or 0,
         outputs=config["out_channels"],
@@ -229,19 +233,6 @@ def _block(path: str, node: nn.Params, name: str, attention: str) -> Iterator[Le
         yield from norm(f"{path}/attention/norm", f"{attention}.group_norm")
         yield from joined(f"{path}/attention/qkv", *(f"{attention}.to_{part}" for part in "qkv"))
         yield from dense(f"{path}/attention/output", f"{attention}.to_out.0")
-
-
-def joined(path: str, *names: str) -> Iterator[Leaf]:
-    """Dense layers of one input side by side."""
-    n = len(names)
-    weights, biases = (tuple(f"{name}.{part}" for name in names) for part in ("weight", "bias"))
-    yield Leaf(
-        f"{path}/kernel",
-        weights,
-        lambda shape: ((shape[1] // n, shape[0]),) * n,
-        lambda *parts: np.concatenate([w.T for w in parts], axis=1),
-    )
-    yield Leaf(f"{path}/bias", biases, lambda shape: ((shape[0] // n,),) * n, lambda *parts: np.concatenate(parts))
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
