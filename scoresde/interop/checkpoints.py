@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from scoresde.interop import modules
+from scoresde.interop.edm import edm
 from scoresde.interop.guess import guess_config
 from scoresde.interop.opening import reading
 from scoresde.interop.pickles import Record
@@ -43,6 +44,20 @@ def score_sde_file(path: str | Path, config: Mapping[str, Any] | None = None, *,
     state, config = read_score_sde(path, ema=ema), dict(config or {})
     with reading(Path(path)):
         return score_sde(config if config.keys() >= set(NEEDED) else guess_config(state) | config, state)
+
+
+def edm_file(path: str | Path) -> Pretrained:
+    """The network that EDM pickled, ready for use; its SDE is VE(sigma_min=0.002, sigma_max=80).
+
+    Args:
+        path: a pickle such as ``edm-cifar10-32x32-cond-vp.pkl``; nothing in it is executed.
+
+    Raises:
+        ValueError: as ``read_edm`` and ``edm``.
+    """
+    config, state = read_edm(path)
+    with reading(Path(path)):
+        return edm(config, state)
 
 
 def read_edm(path: str | Path) -> tuple[dict[str, Any], State]:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from scoresde import nn, precond
@@ -74,16 +75,30 @@ def diffusers(path: str | Path, *, scheduler: Mapping[str, Any] | None = None) -
     folder = read_diffusers(path)
     given = dict(folder.scheduler or {}) if scheduler is None else dict(scheduler)
     with reading(Path(path)):
-        state, separate = folder.state, False
-        if folder.config.get("_class_name") in TRANSFORMERS:
-            separate = diffusers_dit.is_separate(diffusers_dit.checked(folder.config), state)
-            state = diffusers_dit.reduced(separate, state)
-        else:
-            state = diffusers_unet.renamed(state)
-        network = described(folder.config, separate)
-        sde, shapes = _sde(network, given), network.shapes()
-        params, _ = convert(network.leaves(shapes), shapes, state, {})
-        return assembled(network, params, sde, folder.config | {"scheduler": given}, latent=folder.latent)
+        return from_state(folder.config | {"scheduler": given, "latent": folder.latent}, folder.state)
+
+
+def from_state(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretrained:
+    """A network of diffusers from its configuration and tensors.
+
+    Args:
+        config: the network's ``config.json``, with its scheduler's as ``scheduler`` ({} for the defaults) and
+            ``latent``, whether it works on the latents of an autoencoder.
+        state: the tensors by the original's names.
+
+    Raises:
+        ValueError: as ``diffusers``.
+    """
+    separate = False
+    if config.get("_class_name") in TRANSFORMERS:
+        separate = diffusers_dit.is_separate(diffusers_dit.checked(config), state)
+        state = diffusers_dit.reduced(separate, state)
+    else:
+        state = diffusers_unet.renamed(state)
+    network = described(config, separate)
+    sde, shapes = _sde(network, config.get("scheduler", {})), network.shapes()
+    params, _ = convert(network.leaves(shapes), shapes, state, {})
+    return assembled(network, params, sde, config)
 
 
 def described(config: Mapping[str, Any], separate: bool) -> Network:
@@ -114,21 +129,25 @@ def _sde(network: Network, scheduler: Mapping[str, Any]) -> SDE:
         return VE(sigma_min=scheduler["sigma_min"], sigma_max=scheduler["sigma_max"])
     if scheduler and not {"beta_schedule", "trained_betas"} & scheduler.keys():
         raise ValueError(f"diffusers: the scheduler must have betas, as DDPMScheduler has, got {kind!r}")
-    if scheduler.get("prediction_type", "epsilon") not in PREDICTIONS:
+    if _prediction({"scheduler": scheduler}) not in PREDICTIONS:
         raise ValueError(f"diffusers: prediction_type must be one of {', '.join(PREDICTIONS)}")
     return scheduler_sde(scheduler)
 
 
-def assembled(network: Network, params: nn.Params, sde: SDE, config: dict[str, Any], *, latent: bool) -> Pretrained:
-    """The network with its parameters as a score; ``config`` is what ``to_diffusers`` writes."""
+def assembled(network: Network, params: nn.Params, sde: SDE, config: Mapping[str, Any]) -> Pretrained:
+    """The network with its parameters as a score; ``config`` is as for ``from_state``."""
     centre = bool(network.config.get("center_input_sample"))
     bare = partial(_apply, any_size(network.build), network.fourier, centre, network.null)
     score = partial(_ve_score, bare, sde)
     if isinstance(sde, DiscreteVP):
-        score = partial(stepwise_score, bare, sde, PREDICTIONS[config["scheduler"].get("prediction_type", "epsilon")])
+        score = partial(stepwise_score, bare, sde, PREDICTIONS[_prediction(config)])
     low = 0.0 if centre or network.fourier else -1.0
-    data_range = (-math.inf, math.inf) if latent else (low, 1.0)
-    return Pretrained(sde, params, bare, Partial(score, params), data_range, config)
+    data_range = (-math.inf, math.inf) if config.get("latent") else (low, 1.0)
+    return Pretrained(sde, params, bare, Partial(score, params), data_range, dict(config))
+
+
+def _prediction(config: Mapping[str, Any]) -> str:
+    return config.get("scheduler", {}).get("prediction_type", "epsilon")
 
 
 def _apply(

@@ -30,8 +30,8 @@ class Pretrained:
         score: ``score(x, t, cond=None)``, the score of ``sde`` at x (B, *sizes, C) in the scaling of ``data_range``,
             t a scalar or (B,); a ``jax.tree_util.Partial`` over ``params``, so that arrays are traced, not compiled in.
         data_range: (low, high) that the original's training data filled; infinite for latents.
-        config: for networks in diffusers' layout what ``to_diffusers`` writes: the network's configuration, and under
-            "scheduler" the scheduler's; None for others.
+        config: for networks in diffusers' layout what ``to_diffusers`` writes: the network's configuration, with its
+            scheduler's under "scheduler"; None for others.
     """
 
     sde: SDE

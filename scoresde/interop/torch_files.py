@@ -42,6 +42,17 @@ def read_torch(path: str | Path) -> Any:
     return read_objects(path, {})
 
 
+def is_torch(path: str | Path) -> bool:
+    """Whether a file begins as those of ``torch.save`` do; other pickles do not.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    with reading(path := regular(Path(path))), path.open("rb") as file:
+        start = file.read(15)
+    return start[:2] == b"PK" or _is_legacy(io.BytesIO(start))
+
+
 def read_objects(path: str | Path, builders: Builders) -> Any:
     """``read_torch`` with further names that the pickle may call, each a function of this library."""
     path = regular(Path(path))
@@ -89,8 +100,6 @@ def _zipped(file: Any, builders: Builders) -> Any:
 def _check(members: dict[str, zipfile.ZipInfo], count: int, size: int) -> None:
     if len(members) != count:
         raise ValueError("the zip names a member twice")
-    if sum(info.file_size for info in members.values()) > size:
-        raise ValueError(f"the zip declares more bytes than its {size}")
     for name, info in members.items():
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise ValueError(f"the zip's member {name!r} is compressed, which torch.save never does")
@@ -98,6 +107,8 @@ def _check(members: dict[str, zipfile.ZipInfo], count: int, size: int) -> None:
             raise ValueError(f"the zip's member {name!r} is a symbolic link")
         if name.startswith("/") or ".." in name.split("/") or info.flag_bits & 1:
             raise ValueError(f"the zip's member {name!r} is encrypted or leads out of the archive")
+    if sum(info.file_size for info in members.values()) > size:
+        raise ValueError(f"the zip declares more bytes than its {size}")
 
 
 def _is_legacy(content: Any) -> bool:
