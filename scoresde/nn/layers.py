@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -48,8 +49,8 @@ class Apply(Protocol):
 def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Apply, Params]:
     """Split a module into ``apply(params, x, c, *, key=None, labels=None, cond=None)`` and ``params``.
 
-    With ``dtype`` bfloat16, ``apply`` casts the parameters and computes in it; the parameters themselves, their
-    gradients and the result stay as they are.
+    With ``dtype`` bfloat16, ``apply`` casts the parameters (but those marked ``fixed``, such as stored frequencies) and
+    computes in it; the parameters themselves, their gradients and the result stay as they are.
 
     The parameters are a nested plain dict with string keys (a list's places become "0", "1", ...), so that optimisers,
     checkpoints and JAX see an ordinary pytree. ``apply`` gives what ``net`` itself would with these parameters.
@@ -59,6 +60,7 @@ def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Appl
     """
     graph, state = nnx.split(net)
     paths = [path for path, _ in nnx.to_flat_state(state)]
+    fixed = {path for path, variable in nnx.to_flat_state(state) if variable.get_metadata().get("fixed")}
     for path, variable in nnx.to_flat_state(state):
         if type(variable) is not nnx.Param:
             name = ".".join(map(str, path))
@@ -74,7 +76,8 @@ def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Appl
         cond: Any = None,
     ) -> jax.Array:
         options = {name: value for name, value in (("labels", labels), ("cond", cond)) if value is not None}
-        variables = [(path, nnx.Param(narrow(_get(params, path), dtype))) for path in paths]
+        kept = {path: _get(params, path) for path in paths}
+        variables = [(path, nnx.Param(v if path in fixed else narrow(v, dtype))) for path, v in kept.items()]
         return nnx.merge(graph, nnx.from_flat_state(variables))(x, c, key=key, **options)
 
     params: Params = {}
@@ -167,14 +170,29 @@ def linear(inputs: int, outputs: int, *, gain: float = 1.0, bias: bool = True, r
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=kernel, bias_init=zero, rngs=rngs)
 
 
-def conv(dims: int, inputs: int, outputs: int, *, stride: int = 1, gain: float = 1.0, rngs: nnx.Rngs) -> nnx.Conv:
-    """A convolution of width 3 along each of ``dims`` axes, zero-padded: sizes n -> ceil(n / stride)."""
+def conv(
+    dims: int,
+    inputs: int,
+    outputs: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    gain: float = 1.0,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A convolution of width 3 along each of ``dims`` axes, zero-padded: sizes n -> ceil(n / stride).
+
+    With ``padding``, so many zeros at every end instead, whatever the sizes become.
+    """
     kernel, bias = _normal(gain), _constant(0)
     layer = partial(nnx.Conv, kernel_init=kernel, bias_init=bias, conv_general_dilated=channels_last, rngs=rngs)
-    return layer(inputs, outputs, (3,) * dims, strides=stride)
+    pads = "SAME" if padding is None else [(padding, padding)] * dims
+    return layer(inputs, outputs, (3,) * dims, strides=stride, padding=pads)
 
 
-def group_norm(channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int = 32) -> nnx.GroupNorm:
+def group_norm(
+    channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int = 32, epsilon: float = 1e-6
+) -> nnx.GroupNorm:
     """GroupNorm with the most groups (at most ``most``, of at least ``group_size`` channels) that divide the channels.
 
     The variance is the mean of squared deviations, not E[h^2] - E[h]^2, which loses all digits where |mean| >> std.
@@ -182,7 +200,9 @@ def group_norm(channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int 
     limit = max(1, min(most, channels // group_size))
     groups = max(g for g in range(1, limit + 1) if channels % g == 0)
     scale, bias = _constant(1), _constant(0)
-    return nnx.GroupNorm(channels, groups, use_fast_variance=False, scale_init=scale, bias_init=bias, rngs=rngs)
+    return nnx.GroupNorm(
+        channels, groups, epsilon=epsilon, use_fast_variance=False, scale_init=scale, bias_init=bias, rngs=rngs
+    )
 
 
 def layer_norm(h: jax.Array, epsilon: float = 1e-5) -> jax.Array:
