@@ -1,6 +1,21 @@
 """Networks: scaled input (B, *event) and a noise coordinate (B,) in, an array like the input out. They know no SDE."""
 
 from scoresde.nn.blocks import Layout as Layout
+from scoresde.nn.conditions import drop as drop
+from scoresde.nn.conditions import null as null
+from scoresde.nn.descriptions import Classes as Classes
+from scoresde.nn.descriptions import Condition as Condition
+from scoresde.nn.descriptions import Kept as Kept
+from scoresde.nn.descriptions import Map as Map
+from scoresde.nn.descriptions import Patches as Patches
+from scoresde.nn.descriptions import Present as Present
+from scoresde.nn.descriptions import Tokens as Tokens
+from scoresde.nn.descriptions import Vector as Vector
+from scoresde.nn.dit import DiT as DiT
+from scoresde.nn.dit import dit_b as dit_b
+from scoresde.nn.dit import dit_l as dit_l
+from scoresde.nn.dit import dit_s as dit_s
+from scoresde.nn.dit import dit_xl as dit_xl
 from scoresde.nn.embeddings import gaussian_fourier as gaussian_fourier
 from scoresde.nn.embeddings import input_waves as input_waves
 from scoresde.nn.embeddings import positional as positional
@@ -15,4 +30,10 @@ from scoresde.nn.pyramid import ResidualInput as ResidualInput
 from scoresde.nn.pyramid import ResidualOutput as ResidualOutput
 from scoresde.nn.pyramid import SkipInput as SkipInput
 from scoresde.nn.pyramid import SkipOutput as SkipOutput
+from scoresde.nn.set_transformer import SetTransformer as SetTransformer
 from scoresde.nn.unet import UNet as UNet
+from scoresde.nn.uvit import UViT as UViT
+from scoresde.nn.uvit import uvit_h as uvit_h
+from scoresde.nn.uvit import uvit_l as uvit_l
+from scoresde.nn.uvit import uvit_m as uvit_m
+from scoresde.nn.uvit import uvit_s as uvit_s

@@ -1,9 +1,10 @@
 """What the networks share: dropout with an explicit key, normalisation, modulation, functional form.
 
-A network is a module whose call is ``net(x, c, *, key=None, labels=None)``: x (B, *event) of unit variance, c (B,) the
-noise coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic), ``labels``
-(B, L) what else is known of the examples, such as their augmentation; None is the same as zeros. It returns an array
-like x, zero until the network is trained. It holds parameters and plain numbers only: no random state, no statistics.
+A network is a module whose call is ``net(x, c, *, key=None, labels=None, cond=None)``: x (B, *event) of unit variance,
+c (B,) the noise coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic),
+``labels`` (B, L) how the examples were augmented, None the same as zeros, ``cond`` the pytree of what else is known of
+them (``conditions.py``), None the same as its null. It returns an array like x, zero until the network is trained. It
+holds parameters and plain numbers only: no random state, no statistics.
 Where the parameters are bfloat16 it computes in bfloat16, but for its input's waves, the embedding of c, norms and
 attention; the result has x's dtype.
 Constructors draw the parameters on the host, so they run outside ``jit``.
@@ -204,10 +205,18 @@ def group_norm(
     )
 
 
+def layer_norm(h: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """h (..., C) with mean 0 and variance 1 over C; two passes in float32 at least, no parameters."""
+    wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + epsilon)).astype(h.dtype)
+
+
 class Embedding(nnx.Module):
     """c (B,) -> features -> Linear -> SiLU: (B, width), shared by all blocks of a network.
 
-    Labels (B, L) enter linearly before the SiLU, without bias and with weight zero at first.
+    Labels (B, L) and the vector (B, V) of the conditions enter linearly before the SiLU, without bias and with weight
+    zero at first. With ``hidden`` > 0 another Linear of that width and a SiLU follow the features.
     """
 
     def __init__(
@@ -216,25 +225,32 @@ class Embedding(nnx.Module):
         features: int,
         width: int,
         labels: int = 0,
+        vector: int = 0,
         *,
+        hidden: int = 0,
         rngs: nnx.Rngs,
     ) -> None:
         function(jnp.zeros(1), features)
         self.function = function
         self.features = features
-        self.linear = linear(features, width, rngs=rngs)
+        self.hidden = linear(features, hidden, rngs=rngs) if hidden else None
+        self.linear = linear(hidden or features, width, rngs=rngs)
         self.size = whole(self, "labels", labels, 0)
         none = nnx.Rngs(0)  # zero at first, from keys of its own: the other layers begin as they would without it
-        label_layer = partial(nnx.Linear, use_bias=False, kernel_init=_constant(0), rngs=none)
-        self.labels = label_layer(labels, width) if labels else None
+        zero_layer = partial(nnx.Linear, use_bias=False, kernel_init=_constant(0), rngs=none)
+        self.labels = zero_layer(labels, width) if labels else None
+        self.vector = zero_layer(vector, width) if vector else None
 
-    def __call__(self, c: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    def __call__(self, c: jax.Array, labels: jax.Array | None = None, vector: jax.Array | None = None) -> jax.Array:
         dtype = self.linear.kernel[...].dtype
-        e = self.linear(narrow(self.function(c, self.features), dtype))
+        e = narrow(self.function(c, self.features), dtype)
+        e = self.linear(e if self.hidden is None else jax.nn.silu(self.hidden(e)))
         if labels is not None:
             if self.labels is None or labels.shape != (*c.shape, self.size):
                 raise ValueError(f"labels must have shape (B, L) = {(*c.shape, self.size)}, got {labels.shape}")
             e = e + self.labels(narrow(labels, dtype))
+        if self.vector is not None and vector is not None:
+            e = e + self.vector(narrow(vector, dtype))
         return jax.nn.silu(e)
 
 
