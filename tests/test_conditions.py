@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from scoresde import nn
-from scoresde.nn.transformer import CrossAttention
+from scoresde.nn.transformers import CrossAttention
 
 KEY = jax.random.key(0)
 DESCRIBED = {

@@ -128,12 +128,12 @@ def test_the_golden_pipeline_is_reproduced():
 def test_a_converted_network_is_sampled_guided_and_has_a_likelihood():
     found, key = diffusers(GOLDEN), jax.random.key(0)
     table = ss.unipc(found.sde, ss.log_snr_grid(found.sde, 4))
-    samples = ss.sample(key, found.score, table, (2, 16, 16, 3))
-    assert samples.shape == (2, 16, 16, 3) and jnp.all(jnp.isfinite(samples))
+    samples = ss.sample(key, found.score, table, (1, 8, 8, 3))
+    assert samples.shape == (1, 8, 8, 3) and jnp.all(jnp.isfinite(samples))
     weaker = jax.tree_util.Partial(lambda score, x, t: 0.9 * score(x, t), found.score)
     guided = jax.tree_util.Partial(lambda a, b, x, t: 1.5 * a(x, t) - 0.5 * b(x, t), found.score, weaker)
-    assert jnp.all(jnp.isfinite(ss.sample(key, guided, table, (2, 16, 16, 3))))
-    result = ss.log_likelihood(key, found.sde, found.score, samples.clip(-1, 1), rtol=1e-2, atol=1e-2)
+    assert jnp.all(jnp.isfinite(ss.sample(key, guided, table, (1, 8, 8, 3))))
+    result = ss.log_likelihood(key, found.sde, found.score, samples.clip(-1, 1), rtol=0.1, atol=0.1)
     assert result.success.all() and jnp.all(jnp.isfinite(result.log_prob))
 
 

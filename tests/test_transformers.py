@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from scoresde import nn
-from scoresde.nn.patches import folded, positions, unfolded
-from scoresde.nn.transformer import SelfAttention
+from scoresde.nn.positions import positions
+from scoresde.nn.transformers import SelfAttention
 
 KEY = jax.random.key(0)
 SIZE = {"width": 8, "heads": 2, "features": 4, "ratio": 2, "key": KEY}
@@ -297,7 +297,7 @@ def test_dit_is_the_published_network():
         outputs=6,
         separate=True,
         epsilons=(1e-6, 1e-5),
-        embedding=functools.partial(nn.positional, min_period=2 * math.pi, max_period=2 * math.pi * 10_000),
+        embedding=nn.transformer,
         conditions=nn.Classes(5),
         key=KEY,
     )
@@ -346,12 +346,7 @@ def test_uvit_is_the_published_network():
 
 
 @pytest.mark.parametrize("sizes", [(6,), (6, 4), (4, 2, 6)])
-def test_patches_gather_neighbours_and_give_them_back(sizes):
-    h = jnp.arange(3 * np.prod(sizes) * 2.0).reshape(3, *sizes, 2)
-    cut = folded(h, 2)
-    np.testing.assert_array_equal(unfolded(cut, 2), h)
-    first = h[(slice(None), *(slice(0, 2) for _ in sizes))].reshape(3, -1)
-    np.testing.assert_array_equal(cut[(slice(None), *(0 for _ in sizes))], first)
+def test_no_two_positions_are_the_same(sizes):
     place = positions(sizes, 26)
     assert place.shape == (math.prod(sizes), 26) and len(np.unique(place, axis=0)) == len(place)
 

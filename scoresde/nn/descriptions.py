@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from scoresde.nn.checks import whole
-from scoresde.nn.patches import folded, positions
+from scoresde.nn.positions import positions
+from scoresde.nn.resample import folded
 
 _KINDS = {"int": jnp.integer, "float": jnp.floating, "bool": jnp.bool_}
 _POSITION = 64  # places for the position of a patch beside its entries

@@ -4,7 +4,7 @@ Patches of width p become tokens, each with its position added; blocks of adaLN-
 
     h   = W x_patches + positions,
     e   = silu(W_2 silu(W_1 embedding(c)) + W_y y),       y the labels, classes and vectors that are given
-    h   <- block(h, e)                                      ``depth`` times (transformer.py)
+    h   <- block(h, e)                                      ``depth`` times (transformers.py)
     out = W_out ((1 + s) norm(h) + b),                      (b, s) linear in e, W_out zero at first.
 
 No parameter depends on the sizes of the data: sizes of the event may be None, and are then any that p divides. The
@@ -29,8 +29,9 @@ from scoresde.nn.checks import check_input, divides, fraction, grid, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier
 from scoresde.nn.layers import Embedding, linear, narrow
-from scoresde.nn.patches import folded, positions, unfolded
-from scoresde.nn.transformer import Attend, ModulatedBlock, ModulatedOutput, stacked, through
+from scoresde.nn.positions import positions
+from scoresde.nn.resample import folded, unfolded
+from scoresde.nn.transformers import Attend, ModulatedBlock, ModulatedOutput, stacked, through
 
 
 class DiT(nnx.Module):
@@ -50,7 +51,7 @@ class DiT(nnx.Module):
         separate: whether each block has an embedding e of its own, as diffusers' DiTTransformer2DModel allows; the
             output then reads the first one's.
         epsilons: added to the variance in the two norms of each block.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformer.Attend``).
+        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.

@@ -26,7 +26,7 @@ from scoresde.nn.checks import check_input, constant, divides, fraction, positiv
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
 from scoresde.nn.layers import Embedding, dropout, layer_norm, linear, modulate, narrow, run, size, split
-from scoresde.nn.transformer import CrossAttention
+from scoresde.nn.transformers import CrossAttention
 
 
 class ResidualMLP(nnx.Module):

@@ -5,7 +5,7 @@
 as in ``dit.py`` but without positions: every layer treats all points alike and attention sums over them, so that a
 permutation of the points permutes the result. Points that are not there (``Present``) are keys of no attention, and
 their results are zero: what stands in their place, NaN even, has no influence. With ``inducing`` m > 0 the points
-attend to m summaries of themselves and not to each other: N m products for N^2 (``transformer.InducedAttention``).
+attend to m summaries of themselves and not to each other: N m products for N^2 (``transformers.InducedAttention``).
 
 References: Lee et al. (2019), "Set transformer", induced set attention; Peebles and Xie (2023), adaLN-zero.
 """
@@ -24,7 +24,7 @@ from scoresde.nn.conditions import Conditions
 from scoresde.nn.descriptions import Present
 from scoresde.nn.embeddings import gaussian_fourier
 from scoresde.nn.layers import Embedding, linear, narrow
-from scoresde.nn.transformer import Attend, ModulatedBlock, ModulatedOutput, stacked, through
+from scoresde.nn.transformers import Attend, ModulatedBlock, ModulatedOutput, stacked, through
 
 
 class SetTransformer(nnx.Module):
@@ -40,7 +40,7 @@ class SetTransformer(nnx.Module):
         dropout: rate inside the feed-forward layers, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
         scan: compile one block and loop over the parameters, which are then stacked.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformer.Attend``).
+        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.

@@ -33,8 +33,8 @@ from scoresde.nn.checks import check_input, divides, fraction, grid, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier
 from scoresde.nn.layers import Embedding, conv, layer_norm, linear, narrow, size, split
-from scoresde.nn.patches import folded, unfolded
-from scoresde.nn.transformer import Attend, FeedForward, SelfAttention, stacked, through, trained
+from scoresde.nn.resample import folded, unfolded
+from scoresde.nn.transformers import Attend, FeedForward, SelfAttention, stacked, through, trained
 
 
 class UViT(nnx.Module):
@@ -50,7 +50,7 @@ class UViT(nnx.Module):
         dropout: rate inside the feed-forward layers, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
         scan: compile one block of each half and loop over the parameters, which are then stacked.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformer.Attend``).
+        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
