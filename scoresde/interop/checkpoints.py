@@ -117,7 +117,7 @@ def _averages(content: dict[str, Any], state: State) -> State:
     ema = content.get("ema")
     averages = ema.get("shadow_params") if isinstance(ema, dict) else None
     if not isinstance(averages, list) or not all(isinstance(tensor, np.ndarray) for tensor in averages):
-        raise ValueError("it holds no averaged weights; take the trained ones with ema=False")
+        raise ValueError("it holds no averaged weights; take the trained ones (ema=False, --raw)")
     trained = [name for name in state if name not in FIXED]
     shapes = [state[name].shape for name in trained]
     if [tensor.shape for tensor in averages] != shapes:
