@@ -2,17 +2,25 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 import streams
+from flax.serialization import msgpack_serialize
 
 from experiments import convert
 from scoresde.interop import converted, edm, edm_file, score_sde, score_sde_file
 from scoresde.interop.checkpoints import read_score_sde
 from scoresde.interop.converted import read_original, write_converted
+from scoresde.interop.flax_files import read_flax
+from scoresde.interop.flax_names import read_score_sde_flax
 from scoresde.interop.guess import guess_config
 
 pytest.importorskip("safetensors")
@@ -160,6 +168,108 @@ def test_the_golden_checkpoint_gives_the_golden_score_without_a_configuration():
     score = np.moveaxis(case["score"], 1, -1)
     error = jax.jit(found.score)(np.moveaxis(case["x"], 1, -1), case["t"]) - score
     assert np.linalg.norm(error) < 1e-5 * np.linalg.norm(score)
+
+
+def in_jax(state):
+    """The state as score_sde in JAX names it: modules numbered kind by kind, kernels with their outputs last."""
+    modules, seen, found = {}, Counter(), {}
+    for name, tensor in state.items():
+        if name != "sigmas":
+            modules.setdefault(int(name.split(".")[1]), {})[name.split(".", 2)[2]] = tensor
+    for module in modules.values():
+        kind = (
+            "ResnetBlockBigGANpp" if "Conv_1.weight" in module
+            else "AttnBlockpp" if "NIN_3.W" in module
+            else "Downsample" if "Conv2d_0.weight" in module
+            else "Combine" if "Conv_0.weight" in module
+            else "GaussianFourierProjection" if "W" in module
+            else {4: "Conv", 2: "Dense", 1: "GroupNorm"}[module["weight"].ndim]
+        )  # fmt: skip
+        node = found.setdefault(f"{kind}_{seen[kind]}", {})
+        seen[kind] += 1
+        for name, tensor in module.items():
+            *path, leaf = name.split(".")
+            inner = node.setdefault(path[0], {}) if path else node
+            if leaf == "weight":
+                leaf = "scale" if tensor.ndim == 1 else "w" if path == ["Conv2d_0"] else "kernel"
+                tensor = {1: tensor, 2: tensor.T, 4: tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else 0}[
+                    tensor.ndim
+                ]
+            inner["b" if leaf == "bias" and path == ["Conv2d_0"] else leaf] = tensor
+    return found
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_checkpoint_of_jax_is_that_of_pytorch_under_other_names(tmp_path, name):
+    config = LAYOUTS[name]
+    state = layout(config)
+    tree, path = in_jax(state), tmp_path / "checkpoint_1"
+    more = {"step": 3, "lr": 2e-4, "rng": np.zeros(2, np.uint32), "model_state": {}}
+    raw = jax.tree.map(lambda v: v + 1, tree)
+    path.write_bytes(msgpack_serialize({"params_ema": tree, "optimizer": {"target": raw}} | more))
+    guessed, found = read_score_sde_flax(path)
+    assert guessed.items() >= config.items() and found.keys() == state.keys()
+    for key, tensor in state.items():
+        np.testing.assert_allclose(found[key], tensor, rtol=1e-12)
+    _, found = read_score_sde_flax(path, {"sigma_max": 348.0}, ema=False)
+    np.testing.assert_array_equal(found["all_modules.2.bias"], state["all_modules.2.bias"] + 1)
+    assert found["sigmas"][0] == pytest.approx(348) and read_original(path).kind == "score_sde"
+    with pytest.raises(ValueError, match="attn_resolutions and image_size"):
+        read_score_sde_flax(path, {"attn_resolutions": [16, 8]})
+
+
+def test_arrays_of_flax_come_back(tmp_path, monkeypatch):
+    tree = {"a": {"b": np.arange(6, dtype=np.int8).reshape(2, 3)}, "c": np.asarray(jnp.ones(2, jnp.bfloat16)), "n": 3}
+    tree |= {"s": np.float32(2.5), "e": {}, "0": None, "long": np.arange(10.0)}
+    monkeypatch.setattr("flax.serialization.MAX_CHUNK_SIZE", 32)
+    (tmp_path / "x").write_bytes(msgpack_serialize(tree))
+    found = read_flax(tmp_path / "x")
+    assert found.keys() == {"a/b", "c", "n", "s", "long"} and found["c"].dtype == jnp.bfloat16
+    for key, value in {"a/b": tree["a"]["b"], "n": 3, "s": 2.5, "long": np.arange(10.0)}.items():
+        np.testing.assert_array_equal(found[key], value)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "incomplete input"),
+        (b"\x81\xa1a\xc7\x01\x02x", "an object of type 2"),
+        (b"\x81\xa1a\xdd\xff\xff\xff\xff", "exceeds max_array_len"),
+        (b"\x81\xa1a\xdf\xff\xff\xff\xff", "exceeds max_map_len"),
+        (b"\x81\xa1a\xc6\xff\xff\xff\xff", "incomplete input"),
+        (
+            msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(([2**40], "float32", b"")))}),
+            r"1099511627776,\) has 0 bytes",
+        ),
+        (msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(([1], "object", b"x" * 8)))}), "type is none of float16"),
+        (
+            msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(([1], msgpack.ExtType(1, b""), b"")))}),
+            "an object of type 1",
+        ),
+        (msgpack.packb({"a": "text"}), "has a str at 'a'"),
+        (b"\x81\xa1a" * 100 + b"\xc0", "nested deeper than 64"),
+        (b"\x81\xa1a" * 5000 + b"\xc0", "malformed MessagePack"),
+    ],
+)
+def test_what_is_no_checkpoint_of_flax_is_refused(tmp_path, content, match):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ValueError, match=match) as caught:
+        read_flax(tmp_path / "x")
+    assert "\n" not in str(caught.value)
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_mutated_checkpoints_of_flax_are_read_or_refused(tmp_path_factory, data):
+    content = bytearray(msgpack_serialize({"a": {"b": np.arange(6.0)}, "c": np.float32(2), "d": 1}))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "mutated-flax"
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    try:
+        read_flax(path)
+    except ValueError as error:
+        assert "\n" not in str(error)
 
 
 @golden
