@@ -110,8 +110,8 @@ class SDE(abc.ABC):
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None and field.name in ("t_min", "t_max"):
-                continue
+            if (value is None and field.name in ("t_min", "t_max")) or isinstance(value, tuple):
+                continue  # a default, or a table of numbers, which the subclass checks
             if (
                 isinstance(value, bool)
                 or not isinstance(value, int | float | np.integer | np.floating)

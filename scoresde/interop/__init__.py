@@ -1,5 +1,12 @@
 """The field's weights: networks of other projects read, with their SDE, as scores; none of their code is executed."""
 
+from scoresde.interop.checkpoints import edm_file as edm_file
+from scoresde.interop.checkpoints import score_sde_file as score_sde_file
+from scoresde.interop.converted import converted as converted
+from scoresde.interop.diffusers import diffusers as diffusers
+from scoresde.interop.discrete import DiscreteVP as DiscreteVP
+from scoresde.interop.edm import edm as edm
 from scoresde.interop.pretrained import Pretrained as Pretrained
 from scoresde.interop.pretrained import take as take
 from scoresde.interop.score_sde import score_sde as score_sde
+from scoresde.interop.to_diffusers import to_diffusers as to_diffusers

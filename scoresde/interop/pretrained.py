@@ -30,6 +30,8 @@ class Pretrained:
         score: ``score(x, t, cond=None)``, the score of ``sde`` at x (B, *sizes, C) in the scaling of ``data_range``,
             t a scalar or (B,); a ``jax.tree_util.Partial`` over ``params``, so that arrays are traced, not compiled in.
         data_range: (low, high) that the original's training data filled; infinite for latents.
+        config: for networks in diffusers' layout what ``to_diffusers`` writes: the network's configuration, with its
+            scheduler's under "scheduler"; None for others.
     """
 
     sde: SDE
@@ -37,6 +39,7 @@ class Pretrained:
     apply: Callable[..., jax.Array]
     score: Partial
     data_range: tuple[float, float]
+    config: dict[str, Any] | None = None
 
 
 def take(state: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from jax.tree_util import Partial
 
 from scoresde import nn
 from scoresde.interop.pretrained import Pretrained
-from scoresde.interop.tensors import Leaf, abstract, conv, convert, dense, norm, same
+from scoresde.interop.tensors import Leaf, abstract, any_size, conv, convert, dense, norm, same
 from scoresde.sde import SDE, VE, VP, SubVP, expand
 
 DEFAULTS = {
@@ -83,7 +83,8 @@ def score_sde(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pre
         ValueError: a missing or unknown entry; missing, extra or misshapen tensors, listed in one line.
     """
     config = _checked(config)
-    apply, shapes = abstract(partial(_network, config))
+    build, size = partial(_network, config), config["image_size"]
+    apply, (_, shapes) = any_size(build), abstract(partial(build, (size, size)))
     params, others = convert(_leaves(config, shapes), shapes, state, {"sigmas": np.shape(state.get("sigmas", ()))[-1:]})
     sde = _sde(config)
     bare = partial(_apply, config, apply, np.asarray(others["sigmas"], np.float32))
@@ -111,7 +112,7 @@ def _sde(config: Mapping[str, Any]) -> SDE:
     return kind(beta_min=float(config["beta_min"]), beta_max=float(config["beta_max"]))
 
 
-def _network(config: Mapping[str, Any], key: jax.Array) -> nn.UNet:
+def _network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -> nn.UNet:
     nf, size, biggan = config["nf"], config["image_size"], config["resblock_type"] == "biggan"
     fourier = config["embedding_type"] == "fourier"
     layout = nn.Layout(
@@ -130,7 +131,7 @@ def _network(config: Mapping[str, Any], key: jax.Array) -> nn.UNet:
         output_pyramid=OUTPUTS[config["progressive"]],
     )
     return nn.UNet(
-        (size, size, config["num_channels"]),
+        (*sizes, config["num_channels"]),
         channels=nf,
         multipliers=config["ch_mult"],
         blocks=config["num_res_blocks"],

@@ -6,6 +6,7 @@ dense layers (o, i) there and (i, o) here, norms have (weight, bias) there and (
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -68,6 +69,19 @@ def dense(path: str, name: str, *, sizes: int = 0, bias: bool = True, swapped: b
         yield same(f"{path}/bias", f"{name}.bias")
 
 
+def joined(path: str, *names: str) -> Iterator[Leaf]:
+    """Dense layers of one input, there apart, here side by side."""
+    n = len(names)
+    weights, biases = (tuple(f"{name}.{part}" for name in names) for part in ("weight", "bias"))
+    yield Leaf(
+        f"{path}/kernel",
+        weights,
+        lambda shape: ((shape[1] // n, shape[0]),) * n,
+        lambda *parts: np.concatenate([w.T for w in parts], axis=1),
+    )
+    yield Leaf(f"{path}/bias", biases, lambda shape: ((shape[0] // n,),) * n, lambda *parts: np.concatenate(parts))
+
+
 def abstract(build: Callable[[jax.Array], Any]) -> tuple[nn.Apply, nn.Params]:
     """``apply`` and the shapes of the parameters of the network ``build(key)``, for which no array is made."""
     found = []
@@ -79,6 +93,20 @@ def abstract(build: Callable[[jax.Array], Any]) -> tuple[nn.Apply, nn.Params]:
 
     shapes = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     return found[0], shapes
+
+
+def any_size(build: Callable[[tuple[int, ...], jax.Array], Any]) -> Callable[..., jax.Array]:
+    """``apply(params, x, c, cond=None)`` of the networks ``build(sizes, key)`` for the sizes that x has, where no
+    parameter depends on them."""
+
+    @functools.cache
+    def built(sizes: tuple[int, ...]) -> nn.Apply:
+        return abstract(functools.partial(build, sizes))[0]
+
+    def apply(params: nn.Params, x: jax.Array, c: jax.Array, cond: Any = None) -> jax.Array:
+        return built(x.shape[1:-1])(params, x, c, cond=cond)
+
+    return apply
 
 
 def flat(params: nn.Params) -> dict[str, Any]:
