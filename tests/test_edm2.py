@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from scoresde import nn
+from scoresde.interop import edm, edm2
 from scoresde.nn import magnitude
 
 KEY = jax.random.key(0)
@@ -119,68 +120,75 @@ def original(state, x, c, onehot):
     return layer(state["out_conv.weight"], h, state["out_gain"])
 
 
-def ours(state):
-    """Our parameters for a state of the original's."""
-
-    def weight(name):
-        w = state[name]
-        if w.ndim == 4 and w.shape[2] == 1:
-            w = w[:, :, 0, 0]
-        return {"weight": w.transpose(*range(2, w.ndim), 1, 0)}
-
-    def part(name):
-        """The interleaved channels (head, channel, q or k or v) become (q or k or v, head, channel)."""
-        found = {
-            "first": weight(f"{name}.conv_res0.weight"),
-            "second": weight(f"{name}.conv_res1.weight"),
-            "embedding": weight(f"{name}.emb_linear.weight"),
-            "gain": state[f"{name}.emb_gain"],
-        }
-        if f"{name}.conv_skip.weight" in state:
-            found["skip"] = weight(f"{name}.conv_skip.weight")
-        if f"{name}.attn_qkv.weight" in state:
-            qkv = weight(f"{name}.attn_qkv.weight")["weight"]
-            qkv = qkv.reshape(len(qkv), -1, 8, 3).transpose(0, 3, 1, 2).reshape(len(qkv), -1)
-            found |= {"qkv": {"weight": qkv}, "projection": weight(f"{name}.attn_proj.weight")}
-        return found
-
-    down = [["enc.6x6_block0"], ["enc.3x3_down", "enc.3x3_block0"]]
-    up = [
-        [f"dec.3x3_{n}" for n in ("in0", "in1", "block0", "block1")],
-        [f"dec.6x6_{n}" for n in ("up", "block0", "block1")],
-    ]
-    lists = {
-        side: {str(i): {str(j): part(n) for j, n in enumerate(names)} for i, names in enumerate(levels)}
-        for side, levels in (("down", down), ("up", up))
-    }
-    waves = {"frequencies": state["emb_fourier.freqs"], "phases": state["emb_fourier.phases"]}
-    return lists | {
-        "waves": {name: array / (2 * np.pi) for name, array in waves.items()},
-        "noise": weight("emb_noise.weight"),
-        "vector": weight("emb_label.weight"),
-        "input": weight("enc.6x6_conv.weight"),
-        "output": weight("out_conv.weight"),
-        "gain": state["out_gain"],
-    }
-
-
 @pytest.fixture(scope="module")
 def network():
     return nn.functional(nn.EDM2((SIZE, SIZE, 2), conditions=nn.Classes(CLASSES), **SMALL))
 
 
-def test_it_is_the_published_network_and_starts_at_zero(network):
-    apply, start = network
-    state = original_state()
-    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), ours(state))
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, start)
-    x, c = np.random.default_rng(5).normal(size=(3, 2, SIZE, SIZE)), np.array([-1.0, 0.2, 1.0])
+def test_the_output_is_zero_at_first(network):
+    x, c = jax.random.normal(KEY, (3, SIZE, SIZE, 2)), jnp.array([-1.0, 0.2, 1.0])
+    assert not np.any(jax.jit(network[0])(network[1], x, c, cond=jnp.array([2, 0, -1])))
+
+
+CONFIG = {
+    "img_resolution": SIZE,
+    "img_channels": 2,
+    "label_dim": CLASSES,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [3],
+    "channels_per_head": 8,
+    "sigma_data": 0.7,
+    "use_fp16": True,
+}
+LOGVAR = {
+    "logvar_fourier.freqs": np.ones(4),
+    "logvar_fourier.phases": np.ones(4),
+    "logvar_linear.weight": np.ones((1, 4)),
+}
+
+
+def published():
+    """The state as EDM2's pickles hold it."""
+    return {f"unet.{name}": array for name, array in original_state().items()} | LOGVAR
+
+
+def test_it_is_the_published_network_and_its_score_that_of_the_denoiser():
+    converted, state = edm2(CONFIG, published()), original_state()
+    x, t = np.random.default_rng(5).normal(size=(3, 2, SIZE, SIZE)), np.array([0.05, 0.4, 0.9])
     onehot = np.eye(CLASSES)[[2, 0, 0]] * np.array([1, 1, 0])[:, None]
-    expected = original(state, x, c, onehot)
-    run = jax.jit(functools.partial(apply, x=jnp.float32(x.transpose(0, 2, 3, 1)), c=jnp.float32(c)))
-    result = run(params, cond=jnp.array([2, 0, -1]))
-    assert np.linalg.norm(result.transpose(0, 3, 1, 2) - expected) < 3e-6 * np.linalg.norm(expected)
-    assert not np.any(run(start, cond=jnp.array([2, 0, -1])))
+    classes, last = jnp.array([2, 0, -1]), jnp.float32(x.transpose(0, 2, 3, 1))
+    sigma = np.asarray(converted.sde.sigma(jnp.asarray(t)), np.float64)
+    c_skip, c_in = 0.7**2 / (sigma**2 + 0.7**2), 1 / np.sqrt(sigma**2 + 0.7**2)
+    expand = lambda a: a[:, None, None, None]  # noqa: E731
+    F = original(state, expand(c_in) * x, np.log(sigma) / 4, onehot)
+    D = expand(c_skip) * x + expand(0.7 * sigma * c_in) * F
+    bare, score = jax.jit(
+        lambda params, score: (
+            converted.apply(params, jnp.float32(expand(c_in)) * last, jnp.float32(np.log(sigma) / 4), classes),
+            score(last, jnp.float32(t), classes),
+        )
+    )(converted.params, converted.score)
+    for result, expected in ((bare, F), (score, (D - x) / expand(sigma) ** 2)):
+        for got, wanted in zip(np.asarray(result).transpose(0, 3, 1, 2), expected, strict=True):
+            assert np.linalg.norm(got - wanted) < 5e-6 * np.linalg.norm(wanted)
+    assert converted.data_range == (-math.inf, math.inf)
+
+
+def test_refusals_of_the_reader():
+    state = published()
+    del state["unet.out_gain"]
+    state |= {"unet.more": np.ones(3), "unet.emb_noise.weight": np.ones((16, 9))}
+    lists = (
+        r"missing unet\.out_gain; extra unet\.more; misshapen unet\.emb_noise\.weight has \(16, 9\), expected \(16, 8\)"
+    )
+    with pytest.raises(ValueError, match=lists):
+        edm2(CONFIG, state)
+    with pytest.raises(ValueError, match="edm2: config lacks img_resolution, img_channels"):
+        edm({"precond": "Precond"}, state)  # what EDM2 calls its preconditioning in its pickles
+    with pytest.raises(ValueError, match=r"edm2: config's res_balance must be 0\.3, got 0\.5"):
+        edm2(CONFIG | {"res_balance": 0.5}, state)
 
 
 @pytest.fixture(scope="module")
