@@ -54,16 +54,29 @@ def case(request):
     return Case(request.param)
 
 
-def test_the_output_is_zero_at_first_and_has_unit_variance_where_its_last_layer_has(case):
-    assert not np.any(case.jitted(case.start, case.x, case.c))
-    net, shape = case.make(), case.x.shape[1:]
+def unit_last_layer(net):
+    """The network with its last layer, zero otherwise, drawn like the others."""
     last = net.output if isinstance(net, nn.UViT) else net.output.linear
     kernel = last.kernel[...]
     rng = np.random.default_rng(3)
     last.kernel[...] = jnp.asarray(rng.normal(0, 1 / math.sqrt(kernel[..., 0].size), kernel.shape), jnp.float32)
-    apply, params = nn.functional(net)
-    y = jax.jit(apply)(params, jax.random.normal(KEY, (200, *shape)), jnp.linspace(-3, 3, 200))
+    return net
+
+
+def test_the_output_is_zero_at_first_and_has_unit_variance_where_its_last_layer_has(case):
+    assert not np.any(case.jitted(case.start, case.x, case.c))
+    apply, params = nn.functional(unit_last_layer(case.make()))
+    y = jax.jit(apply)(params, jax.random.normal(KEY, (200, *case.x.shape[1:])), jnp.linspace(-3, 3, 200))
     assert 0.5 < float(jnp.std(y)) < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [nn.dit_s, nn.dit_b, nn.dit_l, nn.dit_xl, nn.uvit_s, nn.uvit_m, nn.uvit_l, nn.uvit_h])
+def test_presets_have_unit_variance_at_first(make):
+    """With three blocks of the preset's width: more would not fit into a test."""
+    apply, params = nn.functional(unit_last_layer(make((8, 8, 4), depth=3, key=KEY)))
+    y = jax.jit(apply)(params, jax.random.normal(KEY, (8, 8, 8, 4)), jnp.linspace(-3, 3, 8))
+    assert 0.6 < float(jnp.std(y)) < 1.4
 
 
 def test_examples_are_apart_and_dropout_follows_its_key(case):

@@ -6,6 +6,7 @@ from scoresde.interop.converted import converted as converted
 from scoresde.interop.diffusers import diffusers as diffusers
 from scoresde.interop.discrete import DiscreteVP as DiscreteVP
 from scoresde.interop.edm import edm as edm
+from scoresde.interop.edm2 import edm2 as edm2
 from scoresde.interop.pretrained import Pretrained as Pretrained
 from scoresde.interop.pretrained import take as take
 from scoresde.interop.score_sde import score_sde as score_sde

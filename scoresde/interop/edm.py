@@ -23,6 +23,7 @@ from jax.tree_util import Partial
 
 from scoresde import nn
 from scoresde.interop import preconditioners
+from scoresde.interop.edm2 import edm2
 from scoresde.interop.preconditioners import Preconditioner
 from scoresde.interop.pretrained import Pretrained
 from scoresde.interop.tensors import Leaf, abstract, conv, convert, dense, norm, same
@@ -77,6 +78,8 @@ def edm(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretraine
     Raises:
         ValueError: a missing or unknown entry; missing, extra or misshapen tensors, listed in one line.
     """
+    if config.get("precond") == "Precond":  # so EDM2 calls its own
+        return edm2(config, state)
     config = _checked(config)
     taps = _taps(config, state)
     apply, shapes = abstract(partial(_network, config, taps))
@@ -87,7 +90,7 @@ def edm(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretraine
     params, found = convert(_leaves(config, shapes), shapes, state, others)
     sde = VE(sigma_min=0.002, sigma_max=80.0)
     coefficients = PRECONDITIONERS[config["precond"]](config, found.get("u"))
-    bare = partial(_apply, apply, config["label_dim"])
+    bare = partial(_apply, apply)
     score = Partial(partial(_score, sde, coefficients, bare, config["img_channels"]), params)
     return Pretrained(sde, params, bare, score, (-1.0, 1.0))
 
@@ -136,7 +139,7 @@ def _network(config: Mapping[str, Any], taps: tuple[float, ...], key: jax.Array)
         middle=(True, False),
         head_channels=64 if adm else 0,
         embedding_width=config["channel_mult_emb"],
-        classes_first=not adm,
+        vector_first=not adm,
         norm=partial(nn.group_norm, epsilon=1e-5) if adm else nn.group_norm,
         input_pyramid=ENCODERS[config["encoder_type"]],
         output_pyramid=nn.SkipOutput if config["decoder_type"] == "skip" else None,
@@ -151,7 +154,7 @@ def _network(config: Mapping[str, Any], taps: tuple[float, ...], key: jax.Array)
         embedding=embedding,
         features=features,
         labels=config["augment_dim"],
-        classes=config["label_dim"],
+        conditions=nn.Classes(config["label_dim"]) if config["label_dim"] else None,
         outputs=config["img_channels"] * (2 if config["precond"] == "iDDPMPrecond" else 1),
         layout=layout,
         key=key,
@@ -253,7 +256,6 @@ def _block(path: str, name: str, node: nn.Params, head: int) -> Iterator[Leaf]:
 
 def _apply(
     apply: nn.Apply,
-    classes: int,
     params: nn.Params,
     x: jax.Array,
     c: jax.Array,
@@ -261,8 +263,6 @@ def _apply(
     labels: jax.Array | None = None,
 ) -> jax.Array:
     """The original's bare network F(x, c), with classes (B,) and the augmentation's labels (B, L)."""
-    if cond is not None and not classes:
-        raise ValueError("edm: the network is unconditional, so cond must be None")
     return apply(params, x, c, cond=cond, labels=labels)
 
 

@@ -232,10 +232,8 @@ def _apply(
     cond: Any = None,
 ) -> jax.Array:
     """The original's network: x as its data are scaled, c as the original is called with."""
-    if cond is not None:
-        raise ValueError("score_sde: the network is unconditional, so cond must be None")
     fourier = config["embedding_type"] == "fourier"
-    F = apply(params, x if config["centered"] else 2 * x - 1, jnp.log(c) if fourier else c)
+    F = apply(params, x if config["centered"] else 2 * x - 1, jnp.log(c) if fourier else c, cond=cond)
     if not config["scale_by_sigma"]:
         return F
     return F / expand(c if fourier else jnp.asarray(sigmas)[c.astype(jnp.int32)], F)

@@ -16,6 +16,14 @@ from scoresde.nn.dit import dit_b as dit_b
 from scoresde.nn.dit import dit_l as dit_l
 from scoresde.nn.dit import dit_s as dit_s
 from scoresde.nn.dit import dit_xl as dit_xl
+from scoresde.nn.edm2 import EDM2 as EDM2
+from scoresde.nn.edm2 import edm2_l as edm2_l
+from scoresde.nn.edm2 import edm2_m as edm2_m
+from scoresde.nn.edm2 import edm2_s as edm2_s
+from scoresde.nn.edm2 import edm2_xl as edm2_xl
+from scoresde.nn.edm2 import edm2_xs as edm2_xs
+from scoresde.nn.edm2 import edm2_xxl as edm2_xxl
+from scoresde.nn.edm2 import edm2_xxs as edm2_xxs
 from scoresde.nn.embeddings import gaussian_fourier as gaussian_fourier
 from scoresde.nn.embeddings import input_waves as input_waves
 from scoresde.nn.embeddings import positional as positional
@@ -24,6 +32,7 @@ from scoresde.nn.layers import Apply as Apply
 from scoresde.nn.layers import Params as Params
 from scoresde.nn.layers import functional as functional
 from scoresde.nn.layers import group_norm as group_norm
+from scoresde.nn.magnitude import normalise_weights as normalise_weights
 from scoresde.nn.mlp import ResidualMLP as ResidualMLP
 from scoresde.nn.noise import StoredFrequencies as StoredFrequencies
 from scoresde.nn.pyramid import ResidualInput as ResidualInput

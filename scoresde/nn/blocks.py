@@ -5,7 +5,7 @@ With e the embedding of the noise level, R a change of the sizes (or nothing), a
     b = conv_1(R silu(norm_1(h)))                                                 (BigGAN's order of norm, R and conv)
     b = (1 + s) norm_2(b) + a,    (s, a) = modulation(e)            adaptive      (Dhariwal and Nichol)
     b = norm_2(b + a),            a = modulation(e)                 otherwise     (Ho et al.)
-    h <- r (shortcut(R h) + conv_2(dropout(silu(b)))),              then attention.
+    h <- r (shortcut(R h) + conv_2(dropout(silu(b)))),              then attention, then attention to the context.
 
 The shortcut is linear where the channels change. At the start branches are small beside what they are added to, or as
 large where r = 1/sqrt(2), which keeps the variance at one (Song et al. 2021, appendix H; the zeros with which the
@@ -25,8 +25,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scoresde.nn.attention import Attention
-from scoresde.nn.layers import conv, dropout, group_norm, linear, modulate
+from scoresde.nn.conditions import Context
+from scoresde.nn.layers import conv, dropout, group_norm, layer_norm, linear, modulate
 from scoresde.nn.resample import Taps, checked
+from scoresde.nn.transformers import CrossAttention
 
 SILU_RMS = 0.596  # sqrt(E silu(z)^2) for z ~ N(0, 1)
 
@@ -50,7 +52,7 @@ class Layout:
         middle: whether attention follows the first and the second middle block; None for both as in the last level.
         head_channels: channels of an attention head; arrays with fewer have no attention. 0 for ``UNet``'s ``heads``.
         embedding_width: width of the noise level's embedding, of two layers then, over ``channels``; 0 for one layer.
-        classes_first: classes enter it before the first layer, with a bias, instead of after the last.
+        vector_first: classes and vectors enter it before the first layer, with a bias, instead of after the last.
         norm: ``norm(channels, rngs=rngs)``, such as ``partial(group_norm, epsilon=1e-5)``.
         input_pyramid: ``ResidualInput`` or ``SkipInput`` (see ``pyramid``), which show the levels the halved input.
         concatenated: ``SkipInput`` puts its channels beside the level's instead of adding them.
@@ -72,7 +74,7 @@ class Layout:
     middle: tuple[bool, bool] | None = None
     head_channels: int = 0
     embedding_width: int = 0
-    classes_first: bool = False
+    vector_first: bool = False
     norm: Callable[..., nnx.GroupNorm] = group_norm
     input_pyramid: Callable[..., Any] | None = None
     concatenated: bool = False
@@ -102,7 +104,7 @@ class Layout:
 
 
 class ResBlock(nnx.Module):
-    """The residual block of the module's head, called ``block(h, e, key=key)`` with h (B, *sizes, C) and e (B, E).
+    """The residual block of the module's head: ``block(h, e, key=key, context=tokens)`` for h (B, *sizes, C), e (B, E).
 
     Args:
         dims: number of sizes.
@@ -110,6 +112,7 @@ class ResBlock(nnx.Module):
         outputs: channels of the result.
         embedding: E.
         heads: attention heads behind it, 0 for no attention.
+        source: width of the tokens that it then attends to as well, 0 for none.
         rate: dropout.
         layout: ``projected``, ``adaptive``, ``rescale`` and ``norm`` apply.
         resample: R, a function of h, or None.
@@ -123,6 +126,7 @@ class ResBlock(nnx.Module):
         embedding: int,
         *,
         heads: int = 0,
+        source: int = 0,
         rate: float = 0.0,
         layout: Layout,
         resample: Callable[[jax.Array], jax.Array] | None = None,
@@ -138,8 +142,11 @@ class ResBlock(nnx.Module):
         self.shortcut = linear(inputs, outputs, rngs=rngs) if linked else None
         attention = {"norm": layout.norm, "gain": layout.gain, "rescale": layout.rescale}
         self.attention = Attention(outputs, heads=heads, **attention, rngs=rngs) if heads else None
+        self.cross = CrossAttention(outputs, source, heads, rngs=rngs) if heads and source else None
 
-    def __call__(self, h: jax.Array, e: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, h: jax.Array, e: jax.Array, *, key: jax.Array | None = None, context: Context | None = None
+    ) -> jax.Array:
         r = jax.nn.silu(self.norm_1(h))
         if self.resample is not None:
             h, r = self.resample(h), self.resample(r)
@@ -151,7 +158,8 @@ class ResBlock(nnx.Module):
             r = self.norm_2(r + jnp.expand_dims(modulation, tuple(range(1, r.ndim - 1))))
         r = self.conv_2(dropout(jax.nn.silu(r), self.rate, key))
         h = ((h if self.shortcut is None else self.shortcut(h)) + r) * self.rescale
-        return h if self.attention is None else self.attention(h)
+        h = h if self.attention is None else self.attention(h)
+        return h if self.cross is None else h + self.cross(layer_norm(h), context)
 
 
 def halving(dims: int, inputs: int, outputs: int, layout: Layout, *, rngs: nnx.Rngs) -> nnx.Conv:

@@ -65,6 +65,12 @@ def grid(owner: object, event_shape: Sequence[int | None], patch: int) -> tuple[
     return shape, shape[-1]
 
 
+def check_labels(labels: jax.Array | None, shape: tuple[int, ...]) -> None:
+    """Refuse labels that are not (B, L); None is none."""
+    if labels is not None and (labels.shape != shape or not shape[-1]):
+        raise ValueError(f"labels must have shape (B, L) = {shape}, got {labels.shape}")
+
+
 def check_input(owner: object, event_shape: tuple[int | None, ...], x: jax.Array, c: jax.Array) -> None:
     """Refuse x that is not (B, *event_shape), None being any size, and c that is not (B,)."""
     if x.ndim != 1 + len(event_shape) or any(n not in (m, None) for n, m in zip(event_shape, x.shape[1:], strict=True)):

@@ -58,7 +58,7 @@ class Conditions(nnx.Module):
     Args:
         owner: the network's name, for its errors.
         conditions: a description or a pytree of them; None for a network without.
-        width: width of the tokens that the network attends to.
+        width: width of the tokens that the network attends to, 0 for none.
         present: whether the network takes ``Present``.
 
     Raises:
@@ -68,11 +68,12 @@ class Conditions(nnx.Module):
     def __init__(self, owner: str, conditions: Any, *, width: int, present: bool = False, rngs: nnx.Rngs) -> None:
         described, self.tree = jax.tree.flatten(conditions)
         for d in described:
-            if not isinstance(d, Condition) or (isinstance(d, Present) and not present):
-                kinds = "Classes, Vector, Map, Patches, Tokens" + ", Present" * present
+            kinds = "Classes, Vector, Map" + ", Patches, Tokens" * bool(width) + ", Present" * present
+            if not isinstance(d, Condition) or (isinstance(d, Present) and not present) or (d.token and not width):
                 raise ValueError(f"{owner}: conditions must be a pytree of ss.nn's {kinds}, got {d!r}")
         self.owner, self.described = owner, tuple(described)
         self.features = sum(d.features for d in described)
+        self.scales = tuple(d.scale for d in described for _ in range(d.features))
         self.channels = sum(d.channels for d in described)
         self.width = width if any(d.token for d in described) else 0
         self.tokens = nnx.List([linear(d.token, width, rngs=rngs) for d in described if d.token])

@@ -6,6 +6,7 @@
 
 import abc
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -62,6 +63,11 @@ class Condition(abc.ABC):
         return 0
 
     @property
+    def scale(self) -> float:
+        """What makes the mean square of its vector 1."""
+        return 1.0
+
+    @property
     def channels(self) -> int:
         """Channels that it puts beside the input's."""
         return 0
@@ -89,6 +95,10 @@ class Classes(Condition):
     @property
     def features(self) -> int:
         return self.count
+
+    @property
+    def scale(self) -> float:
+        return math.sqrt(self.count)
 
     def entries(self, sizes: tuple[int, ...]) -> Any:
         return Entry("int")

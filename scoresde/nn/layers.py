@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from scoresde.nn.checks import whole
+from scoresde.nn.checks import check_labels, whole
 from scoresde.nn.convolution import channels_last
 
 Params = dict[str, Any]
@@ -205,6 +205,11 @@ def group_norm(
     )
 
 
+def trained(shape: Sequence[int], *, gain: float, rngs: nnx.Rngs) -> nnx.Param:
+    """An array that is a parameter, of independent entries of standard deviation ``gain``."""
+    return nnx.Param(linear(1, size(shape), gain=gain, bias=False, rngs=rngs).kernel[...].reshape(shape))
+
+
 def layer_norm(h: jax.Array, epsilon: float = 1e-5) -> jax.Array:
     """h (..., C) with mean 0 and variance 1 over C; two passes in float32 at least, no parameters."""
     wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
@@ -245,9 +250,8 @@ class Embedding(nnx.Module):
         dtype = self.linear.kernel[...].dtype
         e = narrow(self.function(c, self.features), dtype)
         e = self.linear(e if self.hidden is None else jax.nn.silu(self.hidden(e)))
-        if labels is not None:
-            if self.labels is None or labels.shape != (*c.shape, self.size):
-                raise ValueError(f"labels must have shape (B, L) = {(*c.shape, self.size)}, got {labels.shape}")
+        check_labels(labels, (*c.shape, self.size))
+        if self.labels is not None and labels is not None:
             e = e + self.labels(narrow(labels, dtype))
         if self.vector is not None and vector is not None:
             e = e + self.vector(narrow(vector, dtype))

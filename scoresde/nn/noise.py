@@ -1,8 +1,9 @@
 """The embedding of the noise level by two layers, with labels and conditions, as DDPM, NCSN++ and ADM have it.
 
-    e(c) = silu(W_2 silu(W_1 (f(c) + A l + V v)) + b),      or with V v beside W_2's output,
+    e(c) = silu(W_2 silu(W_1 (f(c) + A l + V v + b))),          or with V v, without b, added to W_2's output,
 
-f being the features of c, l the labels of the augmentation and v the conditions (a class as its one-hot vector).
+f being the features of c, l the labels of the augmentation and v the conditions (a class as its one-hot vector). A and
+V are zero at first.
 
 References: Ho et al. (2020), appendix B; Karras et al. (2022), appendix F; Dhariwal and Nichol (2021), section 3.
 """
@@ -67,9 +68,10 @@ class NoiseEmbedding(nnx.Module):
         self.function, self.features, self.size, self.vector_first = function, features, labels, vector_first
         self.linear_1 = linear(features, width, rngs=rngs)
         self.linear_2 = linear(width, width, rngs=rngs)
-        self.labels = linear(labels, features, gain=0, bias=False, rngs=rngs) if labels else None
+        none = nnx.Rngs(0)  # zero at first, from keys of its own: the other layers begin as they would without it
+        self.labels = linear(labels, features, gain=0, bias=False, rngs=none) if labels else None
         entry = features if vector_first else width
-        self.vector = linear(vector, entry, gain=0, bias=vector_first, rngs=rngs) if vector else None
+        self.vector = linear(vector, entry, gain=0, bias=vector_first, rngs=none) if vector else None
 
     def __call__(self, c: jax.Array, labels: jax.Array | None = None, vector: jax.Array | None = None) -> jax.Array:
         dtype = self.linear_1.kernel[...].dtype

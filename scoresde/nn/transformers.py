@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scoresde.nn.conditions import Context
-from scoresde.nn.layers import dropout, layer_norm, linear, modulate, split
+from scoresde.nn.layers import dropout, layer_norm, linear, modulate, split, trained
 
 Attend = Callable[..., jax.Array]
 """(q, k, v, mask=...) -> array like q, as ``jax.nn.dot_product_attention``, whose ``implementation="cudnn"`` is flash
@@ -85,7 +85,7 @@ class InducedAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, attend: Attend, count: int, *, rngs: nnx.Rngs) -> None:
         cross = partial(CrossAttention, width, width, heads, attend, gain=1.0, rngs=rngs)
-        self.points = trained(count, width, gain=1.0, rngs=rngs)
+        self.points = trained((count, width), gain=1.0, rngs=rngs)
         self.gather, self.spread = cross(), cross()
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -167,11 +167,6 @@ class ModulatedOutput(nnx.Module):
     def __call__(self, h: jax.Array, e: jax.Array) -> jax.Array:
         b, s = jnp.split(self.modulation(e), 2, axis=-1)
         return self.linear(modulate(layer_norm(h, 1e-6), s, b))
-
-
-def trained(count: int, width: int, *, gain: float, rngs: nnx.Rngs) -> nnx.Param:
-    """Tokens (count, width) that are parameters, of standard deviation ``gain``."""
-    return nnx.Param(linear(1, count * width, gain=gain, bias=False, rngs=rngs).kernel[...].reshape(count, width))
 
 
 def stacked(blocks: Sequence[nnx.Module], *, scan: bool) -> Any:

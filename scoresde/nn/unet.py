@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 
 from scoresde.nn.blocks import Layout, ResBlock, doubling, entering_channels, halving
 from scoresde.nn.checks import check_input, constant, fraction, positive, whole
+from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
 from scoresde.nn.layers import Embedding, conv, narrow, run, split
 from scoresde.nn.noise import NoiseEmbedding
@@ -55,7 +56,8 @@ class UNet(nnx.Module):
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
-        classes: number of classes; ``cond`` is then an int (B,), -1 for none. It needs ``layout.embedding_width``.
+        conditions: what ``cond`` will be, a pytree of descriptions (module ``conditions``), None for nothing. Tokens
+            are attended to wherever there is attention.
         outputs: channels of the result, None for those of the event.
         layout: what distinguishes the published networks.
         key: random key of the initial parameters.
@@ -81,7 +83,7 @@ class UNet(nnx.Module):
         embedding: Features = gaussian_fourier,
         features: int = 64,
         labels: int = 0,
-        classes: int = 0,
+        conditions: Any = None,
         outputs: int | None = None,
         layout: Layout = Layout(),  # noqa: B008
         key: jax.Array,
@@ -98,28 +100,29 @@ class UNet(nnx.Module):
         def block(level: int, inputs: int, attention: bool, resample: Resample | None = None) -> ResBlock:
             width = widths[level]
             count = (width // layout.head_channels if layout.head_channels else heads) if attention else 0
-            options = {"heads": count, "rate": rate, "layout": layout, "resample": resample}
-            return ResBlock(dims, inputs, width, e, **options, rngs=rngs)
+            options = {"heads": count, "source": self.conditions.width, "rate": rate, "layout": layout}
+            return ResBlock(dims, inputs, width, e, **options, resample=resample, rngs=rngs)
 
-        self.embedding: Any = self._embedding(embedding, features, e, labels, classes, rngs)
+        self.conditions = Conditions("UNet", conditions, width=e, rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
+        self.embedding = self._embedding(embedding, features, e, labels, rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
-        pixel = self.event_shape[-1] * self.patch**dims * (1 + 2 * len(self.input_frequencies))
+        seen = self.event_shape[-1] * (1 + 2 * len(self.input_frequencies)) + self.conditions.channels
+        pixel = seen * self.patch**dims
         first = widths[0] if layout.wide_input else channels
         self.input = conv(dims, pixel, first, rngs=rngs)
         self._build(block, dims, first, widths, blocks, set(attention_levels), rngs)
         self._build_pyramids(dims, pixel, widths, outputs * self.patch**dims, rngs)
+        if self.conditions.width and not (attention_levels or layout.middle):
+            raise ValueError("UNet: tokens are attended to where there is attention: give attention_levels, got none")
 
     def _embedding(
-        self, function: Features, features: int, width: int, labels: int, classes: int, rngs: nnx.Rngs
+        self, function: Features, features: int, width: int, labels: int, rngs: nnx.Rngs
     ) -> Embedding | NoiseEmbedding:
-        self.classes, layout = whole(self, "classes", classes, 0), self.layout
-        if layout.embedding_width:
-            first = layout.classes_first
-            return NoiseEmbedding(function, features, width, labels, classes, vector_first=first, rngs=rngs)
-        if classes:
-            raise ValueError("UNet: classes need a layout with embedding_width, such as those of presets")
-        return Embedding(function, features, width, labels, rngs=rngs)
+        sizes = features, width, labels, self.conditions.features
+        if not self.layout.embedding_width:
+            return Embedding(function, *sizes, rngs=rngs)
+        return NoiseEmbedding(function, *sizes, vector_first=self.layout.vector_first, rngs=rngs)
 
     def _build(
         self,
@@ -193,29 +196,22 @@ class UNet(nnx.Module):
         *,
         key: jax.Array | None = None,
         labels: jax.Array | None = None,
-        cond: jax.Array | None = None,
+        cond: Any = None,
     ) -> jax.Array:
         check_input(self, self.event_shape, x, c)
         waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
-        waves = narrow(waves.reshape(*x.shape[:-1], -1), self.input.kernel[...].dtype)
-        e, keys = self._embed(c, labels, cond), iter(split(key, self._count()))
+        given = self.conditions(x, cond)
+        waves = narrow(given.beside(waves.reshape(*x.shape[:-1], -1)), self.input.kernel[...].dtype)
+        e, keys = self.embedding(c, labels, given.vector), iter(split(key, self._count()))
 
         def through(block: ResBlock, h: jax.Array) -> jax.Array:
-            return run(block, h, e, next(keys), remat=self.remat)
+            return run(partial(block, context=given.context), h, e, next(keys), remat=self.remat)
 
         h, skips = self._descend(through, folded(waves, self.patch))
         for block in self.middle:
             h = through(block, h)
         h = unfolded(self._ascend(through, h, skips), self.patch)
         return h.astype(jnp.promote_types(h.dtype, x.dtype))
-
-    def _embed(self, c: jax.Array, labels: jax.Array | None, cond: jax.Array | None) -> jax.Array:
-        if cond is None:
-            return self.embedding(c, labels)
-        if not self.classes or cond.shape != c.shape or not jnp.issubdtype(cond.dtype, jnp.integer):
-            wanted = f"int (B,) = {c.shape} in -1..{self.classes - 1}" if self.classes else "None: there are no classes"
-            raise ValueError(f"UNet: cond must be {wanted}, got {cond.dtype}{cond.shape}")
-        return self.embedding(c, labels, jax.nn.one_hot(cond, self.classes))
 
     def _count(self) -> int:
         resampling = 2 * len(self.halve) if self.layout.resampling_blocks else 0

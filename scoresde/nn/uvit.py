@@ -32,9 +32,9 @@ from flax import nnx
 from scoresde.nn.checks import check_input, divides, fraction, grid, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import Embedding, conv, layer_norm, linear, narrow, size, split
+from scoresde.nn.layers import Embedding, conv, layer_norm, linear, narrow, size, split, trained
 from scoresde.nn.resample import folded, unfolded
-from scoresde.nn.transformers import Attend, FeedForward, SelfAttention, stacked, through, trained
+from scoresde.nn.transformers import Attend, FeedForward, SelfAttention, stacked, through
 
 
 class UViT(nnx.Module):
@@ -96,7 +96,7 @@ class UViT(nnx.Module):
         self.vector = linear(vector, width, gain=0, rngs=rngs) if vector else None
         self.input = linear(pixels * (channels + self.conditions.channels), width, rngs=rngs)
         count = size([n // self.patch for n in event_shape[:-1]])
-        self.positions = trained(1 + bool(vector) + count, width, gain=0.02, rngs=rngs)
+        self.positions = trained((1 + bool(vector) + count, width), gain=0.02, rngs=rngs)
         options = {"ratio": whole(self, "ratio", ratio, 1), "rate": fraction(self, "dropout", dropout)}
         block = partial(_Block, width, heads, attend=attend, gain=(2 * depth) ** -0.5, **options, rngs=rngs)
         half = range(depth // 2)
