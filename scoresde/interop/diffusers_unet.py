@@ -174,7 +174,7 @@ def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -
         dropout=config["dropout"],
         embedding=nn.StoredFrequencies(np.zeros(widths[0])) if fourier else waves,
         features=2 * widths[0] if fourier else widths[0],
-        classes=config["num_class_embeds"] or 0,
+        conditions=nn.Classes(config["num_class_embeds"]) if config["num_class_embeds"] else None,
         outputs=config["out_channels"],
         layout=layout,
         key=key,
