@@ -3,6 +3,7 @@ PyTorch 2.13, float32), whose outputs for the weights and inputs drawn below sta
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +18,7 @@ import scoresde as ss
 from scoresde.interop.diffusers import PREDICTIONS, described, diffusers, stepwise_score
 from scoresde.interop.discrete import scheduler_sde
 from scoresde.interop.folders import read_diffusers, read_safetensors
+from scoresde.interop.from_unet import from_unet
 from scoresde.interop.tensors import flat
 from scoresde.interop.to_diffusers import to_diffusers
 
@@ -262,3 +264,54 @@ def test_mutated_safetensors_are_read_or_refused(tmp_path_factory, place, value,
         read_safetensors(path)
     except ValueError as error:
         assert "\n" not in str(error)
+
+
+OWN = {
+    "all_skips": True, "adaptive": False, "middle": (True, False), "embedding_width": 4,
+    "norm": partial(ss.nn.group_norm, group_size=1, most=8),
+}  # fmt: skip
+
+
+def own_unet(**changes):
+    layout = ss.nn.Layout(**(OWN | changes.pop("layout", {})))
+    options = {"channels": 16, "multipliers": (1, 2), "attention_levels": (1,), "embedding": ss.nn.transformer}
+    options |= {"features": 16, "layout": layout, "key": jax.random.key(0)}
+    return ss.nn.UNet(changes.pop("shape", (8, 8, 3)), **(options | changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conditions": ss.nn.Classes(5), "blocks": 2},
+        {"layout": {"adaptive": True, "resampling_blocks": True, "head_channels": 8}, "outputs": 6},
+    ],
+)
+def test_a_network_of_this_house_is_written_and_read_back(tmp_path, changes):
+    net, sde = own_unet(**changes), scheduler_sde(LEVELS)
+    params = jax.tree.map(lambda v: v + 0.1, ss.nn.functional(net)[1])
+    made = from_unet(net, params, sde, predict=ss.precond.velocity)
+    to_diffusers(made, tmp_path / "out")
+    found = diffusers(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    np.testing.assert_allclose(found.sde.integrals, sde.integrals, rtol=1e-12)
+    x, t = jax.random.normal(jax.random.key(1), (2, 8, 8, 3)), jnp.array([0.1, 0.9])
+    np.testing.assert_allclose(jax.jit(found.score)(x, t), jax.jit(made.score)(x, t), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"patch": 2}, "without patches"),
+        ({"shape": (8, 3)}, "for images"),
+        ({"embedding": ss.nn.gaussian_fourier}, "nn.transformer"),
+        ({"layout": {"embedding_width": 0}}, "in two layers"),
+        ({"conditions": ss.nn.Vector(3)}, "classes alone"),
+        ({"layout": {"all_skips": False}}, "no network of diffusers has this layout"),
+        pytest.param({"layout": {"rescale": 2**-0.5}}, "gives other values", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_without_a_counterpart_are_refused(changes, match):
+    net = own_unet(**changes)
+    with pytest.raises(ValueError, match=match):
+        from_unet(net, ss.nn.functional(net)[1], scheduler_sde(LEVELS))

@@ -5,8 +5,10 @@ from scoresde.interop.checkpoints import score_sde_file as score_sde_file
 from scoresde.interop.converted import converted as converted
 from scoresde.interop.diffusers import diffusers as diffusers
 from scoresde.interop.discrete import DiscreteVP as DiscreteVP
+from scoresde.interop.discrete import scheduler_sde as scheduler_sde
 from scoresde.interop.edm import edm as edm
 from scoresde.interop.edm2 import edm2 as edm2
+from scoresde.interop.from_unet import from_unet as from_unet
 from scoresde.interop.pretrained import Pretrained as Pretrained
 from scoresde.interop.pretrained import take as take
 from scoresde.interop.score_sde import score_sde as score_sde
