@@ -16,6 +16,7 @@ import streams
 
 import scoresde as ss
 from scoresde.interop.diffusers import PREDICTIONS, described, diffusers, stepwise_score
+from scoresde.interop.diffusers_unet import renamed
 from scoresde.interop.discrete import scheduler_sde
 from scoresde.interop.folders import read_diffusers, read_safetensors
 from scoresde.interop.from_unet import from_unet
@@ -245,6 +246,16 @@ def test_parts_and_pickled_weights_are_read(tmp_path):
     (part / "diffusion_pytorch_model.bin").write_bytes(streams.zipped({"a": 1}, {}))
     with pytest.raises(ValueError, match="named tensors alone"):
         read_diffusers(folder)
+
+
+def test_names_of_2022_are_those_of_today():
+    old = "up_blocks.1.attentions.0.{}.weight"
+    names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    state = {old.format(k): np.zeros(i) for i, k in enumerate(names)}
+    state |= {"time_proj.W": np.ones(2), "time_proj.weight": np.ones(2), "conv_in.key.bias": np.ones(1)}
+    found = renamed(state)
+    assert found.keys() == {*map(old.format, names.values()), "time_proj.weight", "conv_in.key.bias"}
+    assert all(found[old.format(new)].size == i for i, new in enumerate(names.values()))
 
 
 def test_networks_of_other_layouts_are_not_written(tmp_path):

@@ -231,10 +231,9 @@ def _block(path: str, node: nn.Params, name: str, attention: str) -> Iterator[Le
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors under today's names: files of 2022 call attention's layers query, key, value and proj_attn."""
-    found = {}
-    for name, tensor in state.items():
-        for old, new in LEGACY.items():
-            name = name.replace(old, new) if "attentions." in name else name
-        found[name] = tensor
+    """The tensors under today's names: files of 2022 call attention's layers query, key, value and proj_attn, and have
+    the Fourier features' frequencies twice."""
+    found = {name: tensor for name, tensor in state.items() if name != "time_proj.W" or "time_proj.weight" not in state}
+    for old, new in LEGACY.items():
+        found = {k.replace(old, new) if "attentions." in k else k: tensor for k, tensor in found.items()}
     return found

@@ -19,7 +19,9 @@ from scoresde.interop.torch_files import read_torch
 
 PARTS = ("unet", "transformer")
 AUTOENCODERS = ("vae", "vqvae")
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors")
+WEIGHTS = (
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors",
+)  # fmt: skip
 MOST_FILES = 1000
 NEEDS = "reading and writing safetensors needs that package: pip install 'scoresde[interop]'"
 
