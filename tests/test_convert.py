@@ -259,7 +259,7 @@ def test_what_is_no_checkpoint_of_flax_is_refused(tmp_path, content, match):
 
 
 @hypothesis.given(data=st.data())
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=80, deadline=None, derandomize=True, database=None)
 def test_mutated_checkpoints_of_flax_are_read_or_refused(tmp_path_factory, data):
     content = bytearray(msgpack_serialize({"a": {"b": np.arange(6.0)}, "c": np.float32(2), "d": 1}))
     for _ in range(data.draw(st.integers(1, 4))):

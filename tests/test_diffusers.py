@@ -172,8 +172,9 @@ def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path):
     [
         ({"_class_name": "UNet2DConditionModel"}, "expected a network of class UNet2DModel"),
         ({"act_fn": "gelu"}, "act_fn must be one of"),
-        ({"layers_per_block": 10**9}, "layers_per_block must be a whole number from 1 to 64"),
-        ({"block_out_channels": [2**40, 32]}, "block_out_channels must be"),
+        ({"layers_per_block": 100}, "layers_per_block must be a whole number from 1 to 64"),
+        ({"layers_per_block": 10**9}, "layers_per_block is far beyond"),
+        ({"block_out_channels": [2**17, 32]}, "block_out_channels must be"),
         ({"block_out_channels": ["32", 32]}, "block_out_channels must be"),
         ({"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "mirrored on the way up"),
         ({"norm_num_groups": 5}, "norm_num_groups must divide"),
@@ -265,7 +266,7 @@ def test_networks_of_other_layouts_are_not_written(tmp_path):
 
 
 @hypothesis.given(place=st.integers(0, 10**6), value=st.integers(0, 255), end=st.integers(0, 10**6))
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=80, deadline=None, derandomize=True, database=None)
 def test_mutated_safetensors_are_read_or_refused(tmp_path_factory, place, value, end):
     content = bytearray(safetensors.save({"a": np.arange(6, dtype=np.float32), "b": np.ones(2, np.float16)}))
     content[place % len(content)] = value
@@ -314,11 +315,11 @@ def test_a_network_of_this_house_is_written_and_read_back(tmp_path, changes):
     ("changes", "match"),
     [
         ({"patch": 2}, "without patches"),
-        ({"shape": (8, 3)}, "for images"),
-        ({"embedding": ss.nn.gaussian_fourier}, "nn.transformer"),
         ({"layout": {"embedding_width": 0}}, "in two layers"),
         ({"conditions": ss.nn.Vector(3)}, "classes alone"),
-        ({"layout": {"all_skips": False}}, "no network of diffusers has this layout"),
+        pytest.param({"shape": (8, 3)}, "for images", marks=pytest.mark.slow),
+        pytest.param({"embedding": ss.nn.gaussian_fourier}, "nn.transformer", marks=pytest.mark.slow),
+        pytest.param({"layout": {"all_skips": False}}, "has this layout", marks=pytest.mark.slow),
         pytest.param({"layout": {"rescale": 2**-0.5}}, "gives other values", marks=pytest.mark.slow),
     ],
 )

@@ -234,7 +234,7 @@ GOOD = {
 
 @pytest.mark.parametrize("kind", GOOD)
 @hypothesis.given(data=st.data())
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=80, deadline=None, derandomize=True, database=None)
 def test_mutated_files_are_read_or_refused(tmp_path_factory, kind, data):
     content = bytearray(GOOD[kind])
     for _ in range(data.draw(st.integers(1, 4))):
