@@ -320,7 +320,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
         ([good, "out", "--raw", "--config", "list.json"], "expected a JSON object"),
         ([good, good], "the source itself"),
         ([missing, "out", "--raw"], "missing all_modules.2.bias"),
-        ([good], "Folder to write"),
+        ([good], "DEST"),
     ]:
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
