@@ -262,7 +262,7 @@ class EDM:
             if k["decoder_type"] == "skip" or i == 0:
                 ends = ("out_norm", "out_conv") if self.adm else [f"dec.{names[i]}_aux_{n}" for n in ("norm", "conv")]
                 p = silu(norm(self.s, ends[0], h, 1e-5 if self.adm else 1e-6))
-                p = self.conv(ends[1], p, x.shape[1])
+                p = self.conv(ends[1], p, k.get("out_channels", x.shape[1]))
                 aux = p if aux is None else self.resampled(f"dec.{names[i]}_aux_up", aux, doubled) + p
         return aux
 
