@@ -31,8 +31,8 @@ class Flags:
     """Convert a checkpoint of score_sde, EDM or diffusers to safetensors and JSON."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A .pth of score_sde_pytorch, a checkpoint of score_sde in JAX, a .pkl of EDM or EDM2, a folder of diffusers, or one
-    converted before."""
+    """A .pth of score_sde_pytorch, a checkpoint of score_sde in JAX, a .pkl of EDM or EDM2, a folder of diffusers, or
+    one converted before."""
     dest: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
     """Folder to write."""
     raw: bool = False

@@ -104,6 +104,8 @@ class UNet(nnx.Module):
             return ResBlock(dims, inputs, width, e, **options, resample=resample, rngs=rngs)
 
         self.conditions = Conditions("UNet", conditions, width=e, rngs=initial_keys(jax.random.fold_in(key, 1)))
+        if self.conditions.width and not (attention_levels or layout.middle):
+            raise ValueError("UNet: tokens are attended to where there is attention: give attention_levels, got none")
         self.embedding = self._embedding(embedding, features, e, labels, rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
@@ -113,8 +115,6 @@ class UNet(nnx.Module):
         self.input = conv(dims, pixel, first, rngs=rngs)
         self._build(block, dims, first, widths, blocks, set(attention_levels), rngs)
         self._build_pyramids(dims, pixel, widths, outputs * self.patch**dims, rngs)
-        if self.conditions.width and not (attention_levels or layout.middle):
-            raise ValueError("UNet: tokens are attended to where there is attention: give attention_levels, got none")
 
     def _embedding(
         self, function: Features, features: int, width: int, labels: int, rngs: nnx.Rngs
