@@ -140,6 +140,9 @@ def null(cond: Any) -> Any:
 
     Args:
         cond: a pytree of arrays (B, ...).
+
+    >>> null({"class": jnp.array([3, 1]), "text": (jnp.ones((2, 1, 1)), jnp.ones((2, 1), bool))})["class"].tolist()
+    [-1, -1]
     """
     return jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, Kept) else jnp.full_like(*_null(leaf)), cond, is_leaf=_kept
