@@ -135,3 +135,11 @@ def module(name: str, tensors: dict[str, np.ndarray], children: dict[str, Any], 
 def container(children: dict[str, Any]) -> Call:
     state = {"_parameters": {}, "_buffers": {}, "_modules": children}
     return Call("torch.nn.modules.container.ModuleDict", (), state, new=True)
+
+
+def tree_of(state: dict[str, np.ndarray], name: str, arguments: dict[str, Any]) -> Call:
+    """A module with these tensors, its parts along the dots of their names."""
+    own = {k: v for k, v in state.items() if "." not in k}
+    parts = dict.fromkeys(k.partition(".")[0] for k in state if "." in k)
+    inner = {p: {k.partition(".")[2]: v for k, v in state.items() if k.startswith(f"{p}.")} for p in parts}
+    return module(name, own, {p: tree_of(s, "Part", {}) for p, s in inner.items()}, arguments)

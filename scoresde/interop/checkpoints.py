@@ -16,6 +16,8 @@ import numpy as np
 
 from scoresde.interop import modules
 from scoresde.interop.edm import edm
+from scoresde.interop.flax_files import is_flax
+from scoresde.interop.flax_names import read_score_sde_flax
 from scoresde.interop.guess import guess_config
 from scoresde.interop.opening import reading
 from scoresde.interop.pickles import Record
@@ -30,20 +32,32 @@ State = dict[str, np.ndarray]
 
 
 def score_sde_file(path: str | Path, config: Mapping[str, Any] | None = None, *, ema: bool = True) -> Pretrained:
-    """The network that score_sde_pytorch saved, ready for use.
+    """The network that score_sde saved, in PyTorch or JAX, ready for use.
 
     Args:
-        path: a checkpoint of ``torch.save``; nothing in it is executed.
+        path: a checkpoint of ``torch.save`` or of flax; nothing in it is executed.
         config: entries of its configuration, which the file does not hold, where they differ from what its tensors tell
             and from the published ones (see ``guess``): ``{"sde": "subvp"}``, ``{"beta_max": 10.0}``, ...
         ema: take the averaged weights, which the original evaluates with; else the trained ones.
 
     Raises:
-        ValueError: as ``read_score_sde``, as ``guess_config`` unless ``config`` is complete, and as ``score_sde``.
+        ValueError: one line: the file is damaged or holds no such network; ``config`` is not complete where no
+            configuration can be guessed (blocks other than BigGAN's); tensors are missing, left over or misshapen.
     """
-    state, config = read_score_sde(path, ema=ema), dict(config or {})
+    config, state = read_either(path, config, ema=ema)
     with reading(Path(path)):
-        return score_sde(config if config.keys() >= set(NEEDED) else guess_config(state) | config, state)
+        return score_sde(config, state)
+
+
+def read_either(
+    path: str | Path, config: Mapping[str, Any] | None = None, *, ema: bool = True
+) -> tuple[dict[str, Any], State]:
+    """Configuration and state for ``score_sde`` from a checkpoint of PyTorch or JAX; see ``score_sde_file``."""
+    if is_flax(path):
+        return read_score_sde_flax(path, config, ema=ema)
+    given, state = dict(config or {}), read_score_sde(path, ema=ema)
+    with reading(Path(path)):
+        return given if given.keys() >= set(NEEDED) else guess_config(state) | given, state
 
 
 def edm_file(path: str | Path) -> Pretrained:
@@ -117,7 +131,7 @@ def _averages(content: dict[str, Any], state: State) -> State:
     ema = content.get("ema")
     averages = ema.get("shadow_params") if isinstance(ema, dict) else None
     if not isinstance(averages, list) or not all(isinstance(tensor, np.ndarray) for tensor in averages):
-        raise ValueError("it holds no averaged weights; take the trained ones with ema=False")
+        raise ValueError("it holds no averaged weights; take the trained ones (ema=False, --raw)")
     trained = [name for name in state if name not in FIXED]
     shapes = [state[name].shape for name in trained]
     if [tensor.shape for tensor in averages] != shapes:

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scoresde.interop.checkpoints import State, read_edm, read_score_sde
+from scoresde.interop.checkpoints import State, read_edm, read_either
 from scoresde.interop.diffusers import from_state
 from scoresde.interop.edm import edm
+from scoresde.interop.flax_files import is_flax
 from scoresde.interop.folders import NEEDS, read_diffusers, read_safetensors
-from scoresde.interop.guess import guess_config
 from scoresde.interop.opening import inside, read_json, reading, regular
 from scoresde.interop.pretrained import Pretrained
-from scoresde.interop.score_sde import NEEDED, score_sde
-from scoresde.interop.torch_files import is_torch
+from scoresde.interop.score_sde import score_sde
+from scoresde.interop.torch_files import is_pickle, is_torch
 
 FORMAT, NUMBERS, FACTS = "scoresde-convert-1", "model.safetensors", "model.json"
 MAKERS = {"score_sde": score_sde, "edm": edm, "diffusers": from_state}
@@ -51,7 +51,7 @@ def converted(path: str | Path) -> Pretrained:
 
 
 def read_original(path: str | Path, config: Mapping[str, Any] | None = None, *, ema: bool = True) -> Original:
-    """A checkpoint of score_sde_pytorch, EDM or diffusers, or what ``write_converted`` made of one.
+    """A checkpoint of score_sde (PyTorch or JAX), EDM or diffusers, or what ``write_converted`` made of one.
 
     Args:
         path: a file of ``torch.save``, a pickle of EDM or a folder; which of them is seen from its beginning.
@@ -68,12 +68,12 @@ def read_original(path: str | Path, config: Mapping[str, Any] | None = None, *, 
         folder = read_diffusers(path)
         facts = {"scheduler": folder.scheduler or {}, "latent": folder.latent}
         found = Original("diffusers", folder.config | facts, folder.state)
-    elif is_torch(path):
-        state = read_score_sde(path, ema=ema)
-        with reading(path):
-            found = Original("score_sde", {} if given.keys() >= set(NEEDED) else guess_config(state), state)
-    else:
+    elif is_torch(path) or is_flax(path):
+        found = Original("score_sde", *read_either(path, given, ema=ema))
+    elif is_pickle(path):
         found = Original("edm", *read_edm(path))
+    else:
+        raise ValueError(f"{path} is no file of torch.save, pickle or checkpoint of flax (wrong magic number)")
     return found._replace(config=found.config | given)
 
 

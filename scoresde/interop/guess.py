@@ -37,7 +37,7 @@ def guess_config(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         raise ValueError("the state is not that of a score_sde network of BigGAN blocks; give its config")
     nf = convolutions[0].shape[0]
     blocks = [m for m in modules.values() if "GroupNorm_1.weight" in m]
-    levels = 1 + sum(map(_resamples, blocks)) // 2
+    levels = 1 + sum(map(resamples, blocks)) // 2
     num_res_blocks = ((len(blocks) - 2 * (levels - 1) - 2) // levels - 1) // 2
     widths, attention = _levels(modules, num_res_blocks)
     size = SIZES.get(levels, 32)
@@ -81,7 +81,8 @@ def _modules(state: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]
     return dict(sorted(modules.items()))
 
 
-def _resamples(block: dict[str, np.ndarray]) -> bool:
+def resamples(block: Mapping[str, np.ndarray]) -> bool:
+    """Whether a block, by the names of its tensors, halves or doubles the sizes."""
     kernel = block.get("Conv_0.weight", np.empty((0, 1)))
     return "Conv_2.weight" in block and kernel.ndim == 4 and kernel.shape[0] == kernel.shape[1]
 
@@ -94,7 +95,7 @@ def _levels(modules: dict[int, dict[str, np.ndarray]], num_res_blocks: int) -> t
             attention.append(len(widths) - 1)
         if "GroupNorm_1.weight" not in module:
             continue
-        if _resamples(module):
+        if resamples(module):
             seen = 0
             continue
         if seen == num_res_blocks:

@@ -43,14 +43,20 @@ def read_torch(path: str | Path) -> Any:
 
 
 def is_torch(path: str | Path) -> bool:
-    """Whether a file begins as those of ``torch.save`` do; other pickles do not.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    with reading(path := regular(Path(path))), path.open("rb") as file:
-        start = file.read(15)
+    """Whether a file begins as those of ``torch.save`` do. Raises ValueError if there is none."""
+    start = _start(path)
     return start[:2] == b"PK" or _is_legacy(io.BytesIO(start))
+
+
+def is_pickle(path: str | Path) -> bool:
+    """Whether a file begins as a pickle of protocol 2 or later. Raises ValueError if there is none."""
+    start = _start(path)
+    return start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"
+
+
+def _start(path: str | Path) -> bytes:
+    with reading(path := regular(Path(path))), path.open("rb") as file:
+        return file.read(15)
 
 
 def read_objects(path: str | Path, builders: Builders) -> Any:
