@@ -106,6 +106,9 @@ def test_each_example_has_its_own_conditions(mlp):
     y = apply(params, X, C, cond=cond)
     one = jax.vmap(lambda x, c, cond: apply(params, x[None], c[None], cond=jax.tree.map(lambda a: a[None], cond))[0])
     np.testing.assert_allclose(one(X, C, cond), y, atol=1e-5)
+    first = jax.tree.map(lambda a: a[:1], cond)
+    alike = jax.tree.map(lambda a: jnp.repeat(a, 3, axis=0), first)
+    np.testing.assert_array_equal(apply(params, X, C, cond=first), apply(params, X, C, cond=alike))
 
 
 def test_null_of_each_kind():
