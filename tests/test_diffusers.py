@@ -3,6 +3,7 @@ PyTorch 2.13, float32), whose outputs for the weights and inputs drawn below sta
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -15,8 +16,10 @@ import streams
 
 import scoresde as ss
 from scoresde.interop.diffusers import PREDICTIONS, described, diffusers, stepwise_score
+from scoresde.interop.diffusers_unet import renamed
 from scoresde.interop.discrete import scheduler_sde
 from scoresde.interop.folders import read_diffusers, read_safetensors
+from scoresde.interop.from_unet import from_unet
 from scoresde.interop.tensors import flat
 from scoresde.interop.to_diffusers import to_diffusers
 
@@ -245,6 +248,16 @@ def test_parts_and_pickled_weights_are_read(tmp_path):
         read_diffusers(folder)
 
 
+def test_names_of_2022_are_those_of_today():
+    old = "up_blocks.1.attentions.0.{}.weight"
+    names = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    state = {old.format(k): np.zeros(i) for i, k in enumerate(names)}
+    state |= {"time_proj.W": np.ones(2), "time_proj.weight": np.ones(2), "conv_in.key.bias": np.ones(1)}
+    found = renamed(state)
+    assert found.keys() == {*map(old.format, names.values()), "time_proj.weight", "conv_in.key.bias"}
+    assert all(found[old.format(new)].size == i for i, new in enumerate(names.values()))
+
+
 def test_networks_of_other_layouts_are_not_written(tmp_path):
     other = ss.interop.Pretrained(ss.VP(), {}, lambda *_: None, jax.tree_util.Partial(print), (-1.0, 1.0))
     with pytest.raises(ValueError, match="not in the layout of diffusers"):
@@ -262,3 +275,54 @@ def test_mutated_safetensors_are_read_or_refused(tmp_path_factory, place, value,
         read_safetensors(path)
     except ValueError as error:
         assert "\n" not in str(error)
+
+
+OWN = {
+    "all_skips": True, "adaptive": False, "middle": (True, False), "embedding_width": 4,
+    "norm": partial(ss.nn.group_norm, group_size=1, most=8),
+}  # fmt: skip
+
+
+def own_unet(**changes):
+    layout = ss.nn.Layout(**(OWN | changes.pop("layout", {})))
+    options = {"channels": 16, "multipliers": (1, 2), "attention_levels": (1,), "embedding": ss.nn.transformer}
+    options |= {"features": 16, "layout": layout, "key": jax.random.key(0)}
+    return ss.nn.UNet(changes.pop("shape", (8, 8, 3)), **(options | changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conditions": ss.nn.Classes(5), "blocks": 2},
+        {"layout": {"adaptive": True, "resampling_blocks": True, "head_channels": 8}, "outputs": 6},
+    ],
+)
+def test_a_network_of_this_house_is_written_and_read_back(tmp_path, changes):
+    net, sde = own_unet(**changes), scheduler_sde(LEVELS)
+    params = jax.tree.map(lambda v: v + 0.1, ss.nn.functional(net)[1])
+    made = from_unet(net, params, sde, predict=ss.precond.velocity)
+    to_diffusers(made, tmp_path / "out")
+    found = diffusers(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    np.testing.assert_allclose(found.sde.integrals, sde.integrals, rtol=1e-12)
+    x, t = jax.random.normal(jax.random.key(1), (2, 8, 8, 3)), jnp.array([0.1, 0.9])
+    np.testing.assert_allclose(jax.jit(found.score)(x, t), jax.jit(made.score)(x, t), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"patch": 2}, "without patches"),
+        ({"shape": (8, 3)}, "for images"),
+        ({"embedding": ss.nn.gaussian_fourier}, "nn.transformer"),
+        ({"layout": {"embedding_width": 0}}, "in two layers"),
+        ({"conditions": ss.nn.Vector(3)}, "classes alone"),
+        ({"layout": {"all_skips": False}}, "no network of diffusers has this layout"),
+        pytest.param({"layout": {"rescale": 2**-0.5}}, "gives other values", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_without_a_counterpart_are_refused(changes, match):
+    net = own_unet(**changes)
+    with pytest.raises(ValueError, match=match):
+        from_unet(net, ss.nn.functional(net)[1], scheduler_sde(LEVELS))

@@ -5,6 +5,7 @@ import os
 import pickle
 import tracemalloc
 import zipfile
+from functools import partial
 
 import hypothesis
 import hypothesis.strategies as st
@@ -14,7 +15,7 @@ import pytest
 import streams
 from streams import Call, Named, Stored, tensor
 
-from scoresde.interop.checkpoints import read_edm
+from scoresde.interop.checkpoints import read_edm, read_score_sde
 from scoresde.interop.modules import DEEPEST
 from scoresde.interop.torch_files import read_torch
 
@@ -246,3 +247,22 @@ def test_mutated_files_are_read_or_refused(tmp_path_factory, kind, data):
         (read_edm if kind == "module" else read_torch)(path)
     except ValueError as error:
         assert "\n" not in str(error)
+
+
+def test_what_is_small_in_the_file_stays_small(tmp_path):
+    """Values and tensors shared by reference, which copies or messages would multiply."""
+    doubled = b"N" + b"2\x86" * 60
+    arguments = b"}" + streams.body("img_resolution") + doubled + b"s"
+    state = b"}" + streams.body("_init_kwargs") + arguments + b"s"
+    meta = streams.body({"type": "class", "class_name": "EDMPrecond"}) + streams.body("state") + state + b"s"
+    call = b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n" + meta + b"\x85R."
+    refused(tmp_path, b"\x80\x02" + call, "more than 10000 values", read_edm)
+    old = streams.legacy(SMALL, NUMBERS)
+    keys = streams.stream(["0"])
+    refused(tmp_path, old.replace(keys, b"\x80\x02](" + doubled + b"e."), "not those that its tensors ask for")
+    for name, value in (("num_blocks", 10**9), ("img_resolution", 2**40)):
+        module = streams.stream(streams.module("EDMPrecond", {}, {}, {name: value}))
+        refused(tmp_path, module, f"{name} is far beyond", read_edm)
+    whole = {"0": np.ones(1000, np.float32)}
+    shared = {f"all_modules.{i}.w": tensor(Stored("Float", "0", 1000), (1000,)) for i in range(100)}
+    refused(tmp_path, streams.zipped({"model": shared}, whole), "4 times", partial(read_score_sde, ema=False))

@@ -19,7 +19,7 @@ from scoresde.interop.edm import edm
 from scoresde.interop.flax_files import is_flax
 from scoresde.interop.flax_names import read_score_sde_flax
 from scoresde.interop.guess import guess_config
-from scoresde.interop.opening import reading
+from scoresde.interop.opening import bounded, reading, within
 from scoresde.interop.pickles import Record
 from scoresde.interop.pretrained import Pretrained
 from scoresde.interop.score_sde import NEEDED, score_sde
@@ -92,8 +92,9 @@ def read_edm(path: str | Path) -> tuple[dict[str, Any], State]:
         module = content.get("ema") if isinstance(content, dict) else content
         if not isinstance(module, Record):
             raise ValueError(f"expected a pickle {{ema: a network, ...}} of EDM, found a {type(module).__name__}")
-        config = modules.arguments_of(module, PRECOND_ARGUMENTS)
+        config = bounded(modules.arguments_of(module, PRECOND_ARGUMENTS))
         state = modules.state_of(module)
+        within(Path(path), state)
     return config | {"precond": module.kind}, state
 
 
@@ -115,6 +116,7 @@ def read_score_sde(path: str | Path, *, ema: bool = True) -> State:
         state = _model(content)
         if ema:
             state |= _averages(content, state)
+        within(Path(path), state)
         return state
 
 

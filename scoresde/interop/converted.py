@@ -18,7 +18,7 @@ from scoresde.interop.diffusers import from_state
 from scoresde.interop.edm import edm
 from scoresde.interop.flax_files import is_flax
 from scoresde.interop.folders import NEEDS, read_diffusers, read_safetensors
-from scoresde.interop.opening import inside, read_json, reading, regular
+from scoresde.interop.opening import bounded, inside, read_json, reading, regular
 from scoresde.interop.pretrained import Pretrained
 from scoresde.interop.score_sde import score_sde
 from scoresde.interop.torch_files import is_pickle, is_torch
@@ -81,7 +81,10 @@ def _read(folder: Path) -> Original:
     facts = read_json(inside(folder, FACTS))
     if facts.get("format") != FORMAT or facts.get("kind") not in MAKERS or not isinstance(facts.get("config"), dict):
         raise ValueError(f"{folder / FACTS} cannot be read: expected the format {FORMAT} and a kind of {list(MAKERS)}")
-    return Original(facts["kind"], facts["config"], read_safetensors(regular(inside(folder, NUMBERS))))
+    with reading(folder / FACTS):
+        scheduler = {"scheduler": facts["config"].pop("scheduler")} if "scheduler" in facts["config"] else {}
+        config = bounded(facts["config"]) | scheduler
+    return Original(facts["kind"], config, read_safetensors(regular(inside(folder, NUMBERS))))
 
 
 def write_converted(original: Original, path: str | Path) -> list[Path]:

@@ -15,6 +15,7 @@ and by which its output is divided.
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -105,9 +106,8 @@ def _resampled_by_blocks(config: Mapping[str, Any]) -> list[bool]:
     types = {config["downsample_type"], config["upsample_type"]}
     if len(types) > 1 and any(kind == "AttnDownBlock2D" for kind in downs):
         raise ValueError(f"diffusers: downsample_type and upsample_type must be the same, got {sorted(types)}")
-    return [
-        kind not in ("DownBlock2D", "AttnDownBlock2D") or (kind[0] == "A" and types == {"resnet"}) for kind in downs
-    ]
+    by_convolution = {"DownBlock2D", "AttnDownBlock2D"} if types == {"conv"} else {"DownBlock2D"}
+    return [kind not in by_convolution for kind in downs]
 
 
 def _check_norms(config: Mapping[str, Any], skip: bool) -> None:
@@ -119,18 +119,12 @@ def _check_norms(config: Mapping[str, Any], skip: bool) -> None:
             raise ValueError(f"diffusers: norm_num_groups = {groups!r} does not fit the skip blocks' own min(C/4, 32)")
     elif type(groups) is not int or groups < 1 or any(w % groups for w in widths):
         raise ValueError(f"diffusers: norm_num_groups must divide {tuple(widths)}, got {groups!r}")
-    own = config["attn_norm_num_groups"]
-    if (
-        config["add_attention"]
-        and own != groups
-        and (own is not None or config["resnet_time_scale_shift"] != "default")
-    ):
+    own, alike = config["attn_norm_num_groups"], config["resnet_time_scale_shift"] == "default"
+    if config["add_attention"] and own != groups and not (own is None and alike):
         raise ValueError(f"diffusers: attn_norm_num_groups must be norm_num_groups = {groups!r}, got {own!r}")
-    factor = math.sqrt(2) if skip else 1
-    if not math.isclose(config["mid_block_scale_factor"], factor, rel_tol=1e-6):
-        raise ValueError(
-            f"diffusers: mid_block_scale_factor must be {factor}, got {config['mid_block_scale_factor']!r}"
-        )
+    factor, given = math.sqrt(2) if skip else 1, config["mid_block_scale_factor"]
+    if not math.isclose(given, factor, rel_tol=1e-6):
+        raise ValueError(f"diffusers: mid_block_scale_factor must be {factor}, got {given!r}")
 
 
 def is_fourier(config: Mapping[str, Any]) -> bool:
@@ -161,10 +155,7 @@ def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -
         input_pyramid=nn.SkipInput if skip else None,
         output_pyramid=nn.SkipOutput if skip else None,
     )
-    fourier = is_fourier(config)
-    waves = (
-        nn.StoredFrequencies(np.zeros(widths[0])) if fourier else partial(nn.transformer, shift=config["freq_shift"])
-    )
+    fourier, waves = is_fourier(config), partial(nn.transformer, shift=config["freq_shift"])
     return nn.UNet(
         (*sizes, config["in_channels"]),
         channels=width,
@@ -174,7 +165,7 @@ def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -
         dropout=config["dropout"],
         embedding=nn.StoredFrequencies(np.zeros(widths[0])) if fourier else waves,
         features=2 * widths[0] if fourier else widths[0],
-        classes=config["num_class_embeds"] or 0,
+        conditions=nn.Classes(config["num_class_embeds"]) if config["num_class_embeds"] else None,
         outputs=config["out_channels"],
         layout=layout,
         key=key,
@@ -184,7 +175,6 @@ def network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -
 def leaves(config: Mapping[str, Any], params: nn.Params) -> Iterator[Leaf]:
     """How the leaves of ``network``, whose shapes are ``params``, are made of the original's tensors."""
     fourier, last = is_fourier(config), len(config["block_out_channels"]) - 1
-    skip, blocks = "output_pyramid" in params, any(_resampled_by_blocks(config))
     if fourier:
         yield same("embedding/function/frequencies", "time_proj.weight")
     swapped = fourier or not config["flip_sin_to_cos"]
@@ -193,32 +183,37 @@ def leaves(config: Mapping[str, Any], params: nn.Params) -> Iterator[Leaf]:
     if config["num_class_embeds"]:
         yield same("embedding/vector/kernel", "class_embedding.weight")
     yield from conv("input", "conv_in")
-    for i in range(last + 1):
-        for way, its in (("down", f"down_blocks.{i}"), ("up", f"up_blocks.{last - i}")):
-            level = params[way][str(i)]
-            attentive = [k for k in level if "attention" in level[k]]
-            for k in level:
-                number = attentive.index(k) if k in attentive else 0
-                yield from _block(f"{way}/{i}/{k}", level[k], f"{its}.resnets.{k}", f"{its}.attentions.{number}")
-    for k in range(2):
-        yield from _block(f"middle/{k}", params["middle"][str(k)], f"mid_block.resnets.{k}", "mid_block.attentions.0")
+    for way, its in (("down", "down_blocks.{}"), ("up", "up_blocks.{}")):
+        for i, level in params[way].items():
+            name, attentions = its.format(int(i) if way == "down" else last - int(i)), count()
+            for k, node in sorted(level.items(), key=lambda item: int(item[0])):
+                attention = f"{name}.attentions.{next(attentions)}" if "attention" in node else ""
+                yield from _block(f"{way}/{i}/{k}", node, f"{name}.resnets.{k}", attention)
+    for k, node in params["middle"].items():
+        yield from _block(f"middle/{k}", node, f"mid_block.resnets.{k}", "mid_block.attentions.0")
     for i in range(last):
-        ways = ("halve", f"down_blocks.{i}", "down"), ("double", f"up_blocks.{last - 1 - i}", "up")
-        for way, its, word in ways:
-            name = f"{its}.resnet_{word}" if skip else f"{its}.{word}samplers.0"
-            if blocks:
-                yield from _block(f"{way}/{i}", params[way][str(i)], name, "")
-            else:
-                yield from conv(f"{way}/{i}", f"{name}.conv")
-        if skip:
-            yield from dense(f"input_pyramid/{i}/linear", f"down_blocks.{i}.skip_conv", sizes=2)
-    ends = [("", "conv_norm_out", "conv_out")] if not skip else [
-        (f"output_pyramid/{i}/", f"up_blocks.{last - i}.skip_norm", f"up_blocks.{last - i}.skip_conv") if i
-        else ("output_pyramid/0/", "conv_norm_out", "conv_out") for i in range(last + 1)
-    ]  # fmt: skip
-    for path, its_norm, its_conv in ends:
-        yield from norm(f"{path}norm", its_norm)
-        yield from conv(f"{path}conv" if skip else "output", its_conv)
+        yield from _resampling(config, params, f"halve/{i}", f"down_blocks.{i}", "down")
+        yield from _resampling(config, params, f"double/{i}", f"up_blocks.{last - 1 - i}", "up")
+    for i in params.get("input_pyramid", ()):
+        yield from dense(f"input_pyramid/{i}/linear", f"down_blocks.{i}.skip_conv", sizes=2)
+    for i in params.get("output_pyramid", ()):
+        part = f"up_blocks.{last - int(i)}.skip_{{}}" if int(i) else "conv_{}_out"
+        yield from norm(f"output_pyramid/{i}/norm", part.format("norm"))
+        yield from conv(f"output_pyramid/{i}/conv", part.format("conv") if int(i) else "conv_out")
+    if "output" in params:
+        yield from norm("norm", "conv_norm_out")
+        yield from conv("output", "conv_out")
+
+
+def _resampling(config: Mapping[str, Any], params: nn.Params, path: str, name: str, way: str) -> Iterator[Leaf]:
+    """What halves or doubles the sizes between two levels."""
+    part, i = path.split("/")
+    if "output_pyramid" in params:
+        yield from _block(path, params[part][i], f"{name}.resnet_{way}", "")
+    elif any(_resampled_by_blocks(config)):
+        yield from _block(path, params[part][i], f"{name}.{way}samplers.0", "")
+    else:
+        yield from conv(path, f"{name}.{way}samplers.0.conv")
 
 
 def _block(path: str, node: nn.Params, name: str, attention: str) -> Iterator[Leaf]:
@@ -236,10 +231,9 @@ def _block(path: str, node: nn.Params, name: str, attention: str) -> Iterator[Le
 
 
 def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors under today's names: files of 2022 call attention's layers query, key, value and proj_attn."""
-    found = {}
-    for name, tensor in state.items():
-        for old, new in LEGACY.items():
-            name = name.replace(old, new) if "attentions." in name else name
-        found[name] = tensor
+    """The tensors under today's names: files of 2022 call attention's layers query, key, value and proj_attn, and have
+    the Fourier features' frequencies twice."""
+    found = {name: tensor for name, tensor in state.items() if name != "time_proj.W" or "time_proj.weight" not in state}
+    for old, new in LEGACY.items():
+        found = {k.replace(old, new) if "attentions." in k else k: tensor for k, tensor in found.items()}
     return found

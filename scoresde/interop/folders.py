@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scoresde.interop.opening import inside, read_json, reading, regular
+from scoresde.interop.opening import bounded, inside, read_json, reading, regular, within
 from scoresde.interop.torch_files import read_torch
 
 PARTS = ("unet", "transformer")
 AUTOENCODERS = ("vae", "vqvae")
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "model.safetensors")
+WEIGHTS = (
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors",
+)  # fmt: skip
 MOST_FILES = 1000
 NEEDS = "reading and writing safetensors needs that package: pip install 'scoresde[interop]'"
 
@@ -44,12 +46,17 @@ def read_diffusers(path: str | Path) -> Folder:
     if not top.is_dir():
         raise ValueError(f"{top} is no folder; give one with model_index.json or config.json of diffusers")
     part = next((f"{name}/" for name in PARTS if (top / name / "config.json").exists()), "")
-    config = read_json(inside(top, f"{part}config.json"))
+    config = _config(inside(top, f"{part}config.json"))
     place = next((p for p in ("scheduler/", "") if (top / p / "scheduler_config.json").exists()), None)
     scheduler = None if place is None else read_json(inside(top, f"{place}scheduler_config.json"))
     pipeline = read_json(inside(top, "model_index.json")) if (top / "model_index.json").exists() else {}
     latent = any(name in pipeline for name in AUTOENCODERS)
     return Folder(config, _weights(top, part), scheduler, latent)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    with reading(path):
+        return bounded(read_json(path))
 
 
 def _weights(top: Path, part: str) -> dict[str, np.ndarray]:
@@ -81,6 +88,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     state = read_torch(path)
     if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise ValueError(f"{path} cannot be read: expected named tensors alone")
+    with reading(path):
+        within(path, state)
     return state
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+MOST_CHANNELS = 2**16
 SIZES = {4: 32, 7: 256, 8: 1024}  # published: levels -> image size
 
 
@@ -36,6 +37,8 @@ def guess_config(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if not convolutions or not any("Conv_2.weight" in m for m in modules.values()):
         raise ValueError("the state is not that of a score_sde network of BigGAN blocks; give its config")
     nf = convolutions[0].shape[0]
+    if not 0 < nf < MOST_CHANNELS:
+        raise ValueError(f"a first convolution with {nf} channels is no network's")
     blocks = [m for m in modules.values() if "GroupNorm_1.weight" in m]
     levels = 1 + sum(map(resamples, blocks)) // 2
     num_res_blocks = ((len(blocks) - 2 * (levels - 1) - 2) // levels - 1) // 2

@@ -10,15 +10,23 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 MOST_JSON = 2**20  # bytes
+MOST_VALUES = 10_000  # of a configuration
+MOST_WHOLE = 2**20
+MOST_BLOCKS = 512
+BLOCKS = ("num_blocks", "num_res_blocks", "layers_per_block", "num_layers")
+MOST_COPIES = 4
 LONGEST_REASON = 10_000  # characters: names in a hostile file can be of any length
 DAMAGE = (
-    OSError, EOFError, ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError, NotImplementedError,
-    RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+    OSError, EOFError, ValueError, KeyError, IndexError, TypeError, ArithmeticError, RuntimeError, MemoryError,
+    struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -76,3 +84,33 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"expected a JSON object, got a {type(content).__name__}")
     return content
+
+
+def bounded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration that came from a file: plain values in lists and dicts, not many and not large, so that
+    what is made of it, and told of it in an error, stays small. Other objects become their types' names.
+
+    Raises:
+        ValueError: there are too many values, or one is too large; the line names it.
+    """
+    seen = count()
+
+    def copied(name: str, value: Any, depth: int) -> Any:
+        if next(seen) > MOST_VALUES or depth > 16:
+            raise ValueError(f"the configuration has more than {MOST_VALUES} values, or is nested too deep")
+        if isinstance(value, Mapping):
+            return {str(k): copied(str(k), v, depth + 1) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [copied(name, v, depth + 1) for v in value]
+        if isinstance(value, int) and not abs(value) <= (MOST_BLOCKS if name in BLOCKS else MOST_WHOLE):
+            raise ValueError(f"the configuration's {name} is far beyond any network's")
+        return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+    return copied("config", config, 0)
+
+
+def within(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Refuse tensors that share storages so often that copies of them would be far larger than their file."""
+    total = sum(tensor.nbytes for tensor in state.values())
+    if total > MOST_COPIES * path.stat().st_size:
+        raise ValueError(f"its tensors have {total} bytes, more than {MOST_COPIES} times those of the file")

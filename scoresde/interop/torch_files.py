@@ -160,7 +160,7 @@ def _legacy(stream: Any, source: Any, builders: Builders) -> Any:
 
 def _storages(stream: Any, source: Any, asked: dict[str, StorageId], little: bool) -> dict[str, Storage]:
     keys = read_pickle(stream, {})
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(asked):
+    if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys) or sorted(keys) != sorted(asked):
         raise ValueError("malformed PyTorch file: its storages are not those that its tensors ask for")
     storages, place = {}, stream.tell()
     for key in keys:

@@ -31,13 +31,13 @@ def positive(owner: object, name: str, values: Sequence[float]) -> tuple[float, 
 
 
 def constant(owner: object, name: str, value: ArrayLike, shape: tuple[int, ...]) -> tuple[float, ...]:
-    """``value`` broadcast to ``shape`` as flat numbers (a program's constant, not a parameter), or a ValueError."""
+    """``value``, a scalar or of ``shape``, as flat numbers (a program's constant, no parameter), or a ValueError."""
     array = np.asarray(value, np.float64)
     if array.shape not in ((), shape) or not np.all(np.isfinite(array)):
         raise ValueError(
             f"{type(owner).__name__}: {name} must be finite, a scalar or of shape {shape}, got {array.shape}"
         )
-    return tuple(np.broadcast_to(array, shape).ravel().tolist())
+    return tuple(array.ravel().tolist())
 
 
 def divides(owner: object, name: str, value: object, what: str, number: int) -> int:

@@ -15,7 +15,8 @@ Constructors draw the parameters on the host, so they run outside ``jit``.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, Protocol, cast
 
 import jax
 import jax.core
@@ -141,6 +142,20 @@ def modulate(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
     """(1 + scale) h + shift for h (B, ..., C) and scale, shift (B, C)."""
     axes = tuple(range(1, h.ndim - 1))
     return h * (1 + jnp.expand_dims(scale, axes)) + jnp.expand_dims(shift, axes)
+
+
+def initial_keys(key: jax.Array) -> nnx.Rngs:
+    """``nnx.Rngs(key)``; while tracing, the same keys from a counter in Python, for each count of a traced one looks
+    through the whole program so far."""
+    return cast(nnx.Rngs, _Keys(key)) if isinstance(key, jax.core.Tracer) else nnx.Rngs(key)
+
+
+class _Keys:
+    def __init__(self, key: jax.Array) -> None:
+        self.keys = (jax.random.fold_in(key, i) for i in count())
+
+    def params(self) -> jax.Array:
+        return next(self.keys)
 
 
 def _normal(gain: float) -> Callable[..., jax.Array]:

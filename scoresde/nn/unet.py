@@ -29,7 +29,7 @@ from scoresde.nn.blocks import Layout, ResBlock, doubling, entering_channels, ha
 from scoresde.nn.checks import check_input, constant, fraction, positive, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, conv, narrow, run, split
+from scoresde.nn.layers import Embedding, conv, initial_keys, narrow, run, split
 from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.resample import cut, double, down, folded, halve, unfolded, up
 
@@ -95,7 +95,7 @@ class UNet(nnx.Module):
         widths = [channels * whole(self, "multipliers", m, 1) for m in multipliers]
         heads, rate = whole(self, "heads", heads, 1), fraction(self, "dropout", dropout)
         outputs = self.event_shape[-1] if outputs is None else whole(self, "outputs", outputs, 1)
-        e, rngs = layout.embedding_width * channels or 2 * features, nnx.Rngs(key)
+        e, rngs = layout.embedding_width * channels or 2 * features, initial_keys(key)
 
         def block(level: int, inputs: int, attention: bool, resample: Resample | None = None) -> ResBlock:
             width = widths[level]
@@ -103,7 +103,7 @@ class UNet(nnx.Module):
             options = {"heads": count, "source": self.conditions.width, "rate": rate, "layout": layout}
             return ResBlock(dims, inputs, width, e, **options, resample=resample, rngs=rngs)
 
-        self.conditions = Conditions("UNet", conditions, width=e, rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
+        self.conditions = Conditions("UNet", conditions, width=e, rngs=initial_keys(jax.random.fold_in(key, 1)))
         self.embedding = self._embedding(embedding, features, e, labels, rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
@@ -199,7 +199,8 @@ class UNet(nnx.Module):
         cond: Any = None,
     ) -> jax.Array:
         check_input(self, self.event_shape, x, c)
-        waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
+        offset = np.reshape(self.input_offset, self.event_shape if len(self.input_offset) > 1 else ())
+        waves = input_waves(x, c, self.input_frequencies, offset)
         given = self.conditions(x, cond)
         waves = narrow(given.beside(waves.reshape(*x.shape[:-1], -1)), self.input.kernel[...].dtype)
         e, keys = self.embedding(c, labels, given.vector), iter(split(key, self._count()))
