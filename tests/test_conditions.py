@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
+from jax.tree_util import Partial
 
+import scoresde as ss
 from scoresde import nn
 from scoresde.nn.transformers import CrossAttention
 
@@ -106,6 +109,9 @@ def test_each_example_has_its_own_conditions(mlp):
     y = apply(params, X, C, cond=cond)
     one = jax.vmap(lambda x, c, cond: apply(params, x[None], c[None], cond=jax.tree.map(lambda a: a[None], cond))[0])
     np.testing.assert_allclose(one(X, C, cond), y, atol=1e-5)
+    first = jax.tree.map(lambda a: a[:1], cond)
+    alike = jax.tree.map(lambda a: jnp.repeat(a, 3, axis=0), first)
+    np.testing.assert_array_equal(apply(params, X, C, cond=first), apply(params, X, C, cond=alike))
 
 
 def test_null_of_each_kind():
@@ -191,3 +197,30 @@ def test_other_refusals(mlp):
         nn.Classes(0)
     with pytest.raises(ValueError, match="ResidualMLP: heads = 3 must divide width = 16"):
         nn.ResidualMLP((5, 2), width=16, heads=3, key=KEY)
+
+
+@pytest.mark.slow
+def test_one_network_learns_the_conditional_and_the_unconditional_law():
+    """Two classes at -1 and 1: samples of a class are of its side, and without one of both sides equally."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 4096)
+    x = jnp.asarray((2 * classes[:, None] - 1 + 0.2 * rng.normal(size=(4096, 1))).astype("f4"))
+    net = nn.ResidualMLP((1,), width=64, depth=2, features=16, conditions={"class": nn.Classes(2)}, key=KEY)
+    sde, (apply, params) = ss.VP(), nn.functional(net)
+    precond = ss.Preconditioner.from_data(sde, x)
+
+    def loss(params, key, batch):
+        key_drop, key_loss = jax.random.split(key)
+        cond = {"class": nn.drop(key_drop, batch["class"], 0.3)}
+        score = precond.score(Partial(apply, params, cond=cond))
+        return ss.denoising_score_matching(key_loss, sde, score, batch["x"], weight=precond.karras_weight())
+
+    trainer = ss.Trainer(loss, optax.adam(2e-3))
+    state = trainer.init(jax.random.key(1), params)
+    state, _ = trainer.run(state, {"x": x, "class": jnp.asarray(classes)}, steps=1500, batch_size=256)
+    table = ss.ddim(sde, ss.log_snr_grid(sde, 20))
+    for cond, share in (({"class": jnp.zeros(1, int)}, 0), ({"class": jnp.ones(1, int)}, 1), (None, 0.5)):
+        score = precond.score(Partial(apply, state.ema, cond=cond))
+        samples = np.asarray(ss.sample(jax.random.key(2), score, table, (1000, 1)))
+        assert abs(np.mean(samples > 0) - share) < 0.06
+        assert abs(np.mean(np.abs(samples)) - 1) < 0.05 and abs(np.std(np.abs(samples)) - 0.2) < 0.05

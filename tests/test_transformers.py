@@ -273,8 +273,8 @@ def from_diffusers(state, depth):
         table = state[f"{name}.norm1.emb.class_embedder.embedding_table.weight"]
         time = layer(f"{name}.norm1.emb.timestep_embedder.linear_2")
         embeddings[str(i)] = {
-            "hidden": layer(f"{name}.norm1.emb.timestep_embedder.linear_1"),
-            "linear": time | {"bias": time["bias"] + table[-1]},  # the last row is the null class
+            "linear_1": layer(f"{name}.norm1.emb.timestep_embedder.linear_1"),
+            "linear_2": time | {"bias": time["bias"] + table[-1]},  # the last row is the null class
             "vector": {"kernel": table[:-1] - table[-1]},
         }
         q, k, v = (layer(f"{name}.attn1.to_{s}") for s in "qkv")

@@ -101,8 +101,8 @@ def leaves(config: Mapping[str, Any], params: nn.Params) -> Iterator[Leaf]:
     yield same("input/bias", "pos_embed.proj.bias")
     for i in params["embeddings"]:
         path, name = f"embeddings/{i}", f"transformer_blocks.{i}.{EMBEDDING}"
-        yield from dense(f"{path}/hidden", f"{name}.timestep_embedder.linear_1")
-        yield from dense(f"{path}/linear", f"{name}.timestep_embedder.linear_2")
+        yield from dense(f"{path}/linear_1", f"{name}.timestep_embedder.linear_1")
+        yield from dense(f"{path}/linear_2", f"{name}.timestep_embedder.linear_2")
         yield same(f"{path}/vector/kernel", f"{name}.class_embedder.embedding_table.weight")
     for i in params["blocks"]:
         path, name = f"blocks/{i}", f"transformer_blocks.{i}"

@@ -1,7 +1,7 @@
 """What a network is told of its examples besides their noise, and the null of it for classifier-free guidance.
 
 A network's argument ``conditions`` is a description or a pytree of descriptions, such as a dict by name. Its call takes
-``cond``, the same tree with values, B examples first:
+``cond``, the same tree with values, B examples first, or 1 for all examples alike:
 
     description                value                                    enters
     Classes(n)                 int (B,) of 0..n-1                       the embedding, one_hot(value) W
@@ -111,9 +111,11 @@ class Conditions(nnx.Module):
         except (ValueError, TypeError):
             values, fits = [], [False]
         if all(fits) and self.described:
-            return values
+            return jax.tree.map(lambda a: jnp.broadcast_to(a, (len(x), *jnp.shape(a)[1:])), values)
         wanted = (
-            f"{self.tree.unflatten(expected)} with B = {len(x)}" if self.described else "None: it has no conditions"
+            f"{self.tree.unflatten(expected)} with B = {len(x)} or 1"
+            if self.described
+            else "None: it has no conditions"
         )
         found = jax.tree.map(lambda a: f"{jnp.result_type(a)} {jnp.shape(a)}", cond)
         raise ValueError(f"{self.owner}: cond must be {wanted}; got {found}")
@@ -140,6 +142,9 @@ def null(cond: Any) -> Any:
 
     Args:
         cond: a pytree of arrays (B, ...).
+
+    >>> null({"class": jnp.array([3, 1]), "text": (jnp.ones((2, 1, 1)), jnp.ones((2, 1), bool))})["class"].tolist()
+    [-1, -1]
     """
     return jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, Kept) else jnp.full_like(*_null(leaf)), cond, is_leaf=_kept

@@ -39,14 +39,14 @@ class Entry:
         return f"{self.kind} ({', '.join(map(str, ('B', *self.shape)))}{'' if self.shape else ','})"
 
     def fits(self, leaf: Any, batch: int, sizes: dict[str, int]) -> bool:
-        """Whether the leaf is of this kind and shape; ``sizes`` remembers the sizes of the letters."""
+        """Whether the leaf is of this kind and shape, B being ``batch`` or 1; ``sizes`` remembers those of letters."""
         shape = jnp.shape(leaf)
         if not jnp.issubdtype(jnp.result_type(leaf), _KINDS[self.kind]) or len(shape) != 1 + len(self.shape):
             return False
         wanted = (
             sizes.setdefault(n, m) if isinstance(n, str) else n for n, m in zip(self.shape, shape[1:], strict=True)
         )
-        return shape == (batch, *wanted)
+        return shape[0] in (batch, 1) and shape[1:] == tuple(wanted)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Patches of width p become tokens, each with its position added; blocks of adaLN-zero follow, then patches again:
 
     h   = W x_patches + positions,
-    e   = silu(W_2 silu(W_1 embedding(c)) + W_y y),       y the labels, classes and vectors that are given
+    e   = silu(W_2 silu(W_1 embedding(c)) + W_y y),         y the classes and vectors that are given (noise.py)
     h   <- block(h, e)                                      ``depth`` times (transformers.py)
     out = W_out ((1 + s) norm(h) + b),                      (b, s) linear in e, W_out zero at first.
 
@@ -28,7 +28,8 @@ from flax import nnx
 from scoresde.nn.checks import check_input, divides, fraction, grid, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import Embedding, linear, narrow
+from scoresde.nn.layers import linear, narrow
+from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.positions import positions
 from scoresde.nn.resample import folded, unfolded
 from scoresde.nn.transformers import Attend, ModulatedBlock, ModulatedOutput, stacked, through
@@ -98,9 +99,8 @@ class DiT(nnx.Module):
         }
         pixels, rngs = self.patch ** (len(self.event_shape) - 1), nnx.Rngs(key)
         self.conditions = Conditions("DiT", conditions, width=width, rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
-        embed = partial(
-            Embedding, embedding, features, width, labels, self.conditions.features, hidden=width, rngs=rngs
-        )
+        vector = self.conditions.features
+        embed = partial(NoiseEmbedding, embedding, features, width, labels, vector, rngs=rngs)
         self.embeddings = nnx.List([embed() for _ in range(depth if separate else 1)])
         self.input = linear(pixels * (channels + self.conditions.channels), width, rngs=rngs)
         block = partial(ModulatedBlock, width, source=self.conditions.width, **options, rngs=rngs)

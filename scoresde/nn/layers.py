@@ -236,7 +236,7 @@ class Embedding(nnx.Module):
     """c (B,) -> features -> Linear -> SiLU: (B, width), shared by all blocks of a network.
 
     Labels (B, L) and the vector (B, V) of the conditions enter linearly before the SiLU, without bias and with weight
-    zero at first. With ``hidden`` > 0 another Linear of that width and a SiLU follow the features.
+    zero at first.
     """
 
     def __init__(
@@ -247,14 +247,12 @@ class Embedding(nnx.Module):
         labels: int = 0,
         vector: int = 0,
         *,
-        hidden: int = 0,
         rngs: nnx.Rngs,
     ) -> None:
         function(jnp.zeros(1), features)
         self.function = function
         self.features = features
-        self.hidden = linear(features, hidden, rngs=rngs) if hidden else None
-        self.linear = linear(hidden or features, width, rngs=rngs)
+        self.linear = linear(features, width, rngs=rngs)
         self.size = whole(self, "labels", labels, 0)
         none = nnx.Rngs(0)  # zero at first, from keys of its own: the other layers begin as they would without it
         zero_layer = partial(nnx.Linear, use_bias=False, kernel_init=_constant(0), rngs=none)
@@ -263,8 +261,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, c: jax.Array, labels: jax.Array | None = None, vector: jax.Array | None = None) -> jax.Array:
         dtype = self.linear.kernel[...].dtype
-        e = narrow(self.function(c, self.features), dtype)
-        e = self.linear(e if self.hidden is None else jax.nn.silu(self.hidden(e)))
+        e = self.linear(narrow(self.function(c, self.features), dtype))
         check_labels(labels, (*c.shape, self.size))
         if self.labels is not None and labels is not None:
             e = e + self.labels(narrow(labels, dtype))

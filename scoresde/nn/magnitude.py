@@ -88,8 +88,8 @@ class Waves(nnx.Module):
 def normalise_weights(params: Params) -> Params:
     """The parameters with every leaf called ``weight`` replaced by unit(w), others as they are.
 
-    To be applied to the parameters of ``EDM2`` before each training step, or after it; the network's outputs are the
-    same before and after it, up to the 1e-4 in ``unit``.
+    To be applied to the parameters of ``EDM2`` at each training step: ``Trainer(loss, projected(optax.adam(rate),
+    normalise_weights))`` does. The network's outputs are the same before and after it, up to the 1e-4 in ``unit``.
 
     Args:
         params: a nested dict of arrays.

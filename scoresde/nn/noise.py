@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from scoresde.nn.checks import check_labels
 from scoresde.nn.embeddings import cosines_and_sines
 from scoresde.nn.layers import linear, narrow
 
@@ -76,9 +77,8 @@ class NoiseEmbedding(nnx.Module):
     def __call__(self, c: jax.Array, labels: jax.Array | None = None, vector: jax.Array | None = None) -> jax.Array:
         dtype = self.linear_1.kernel[...].dtype
         e = narrow(self.function(c, self.features), dtype)
-        if labels is not None:
-            if self.labels is None or labels.shape != (*c.shape, self.size):
-                raise ValueError(f"labels must have shape (B, L) = {(*c.shape, self.size)}, got {labels.shape}")
+        check_labels(labels, (*c.shape, self.size))
+        if self.labels is not None and labels is not None:
             e = e + self.labels(narrow(labels, dtype))
         v = 0 if self.vector is None or vector is None else self.vector(narrow(vector, dtype))
         e = self.linear_1(e + v if self.vector_first else e)

@@ -23,7 +23,8 @@ from scoresde.nn.checks import check_input, divides, fraction, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.descriptions import Present
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import Embedding, linear, narrow
+from scoresde.nn.layers import linear, narrow
+from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.transformers import Attend, ModulatedBlock, ModulatedOutput, stacked, through
 
 
@@ -81,7 +82,7 @@ class SetTransformer(nnx.Module):
         rngs, more = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
         self.conditions = Conditions("SetTransformer", conditions, width=width, present=True, rngs=more)
         vector = self.conditions.features
-        self.embedding = Embedding(embedding, features, width, labels, vector, hidden=width, rngs=rngs)
+        self.embedding = NoiseEmbedding(embedding, features, width, labels, vector, rngs=rngs)
         self.input = linear(dim + self.conditions.channels, width, rngs=rngs)
         block = partial(
             ModulatedBlock,
