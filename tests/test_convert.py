@@ -16,12 +16,13 @@ import streams
 from flax.serialization import msgpack_serialize
 
 from experiments import convert
-from scoresde.interop import converted, edm, edm_file, score_sde, score_sde_file
+from scoresde.interop import converted, diffusers, edm, edm_file, score_sde, score_sde_file
 from scoresde.interop.checkpoints import read_score_sde
 from scoresde.interop.converted import read_original, write_converted
 from scoresde.interop.flax_files import read_flax
 from scoresde.interop.flax_names import read_score_sde_flax
 from scoresde.interop.guess import guess_config
+from scoresde.interop.skip_layout import skip_config
 
 pytest.importorskip("safetensors")
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -298,6 +299,27 @@ def test_a_checkpoint_is_converted_and_read_back(tmp_path, capsys, monkeypatch):
     assert (facts["kind"], facts["config"]["beta_max"]) == ("score_sde", 10.0)
     with pytest.raises(ValueError, match="cannot write to"):
         write_converted(read_original(tmp_path / "out"), path / "out")
+
+
+@pytest.mark.slow
+def test_ncsnpp_with_skips_goes_to_diffusers_and_gives_the_same(tmp_path):
+    config = LAYOUTS["256"] | {"nf": 32, "ch_mult": [1, 4, 1], "image_size": 32, "scale_by_sigma": True, "fir": True}
+    state = layout(config)
+    path = saved(tmp_path / "a.pth", state, [v for k, v in state.items() if k not in ("sigmas", "all_modules.0.W")])
+    (tmp_path / "more.json").write_text(json.dumps({"image_size": 32, "attn_resolutions": [16]}))
+    convert.convert(convert.Flags(path, tmp_path / "out", config=tmp_path / "more.json", diffusers=True))
+    ours, theirs = score_sde_file(path, {"image_size": 32, "attn_resolutions": [16]}), diffusers(tmp_path / "out")
+    assert (ours.sde, ours.data_range) == (theirs.sde, theirs.data_range)
+    x, t = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3)), jnp.array([0.2, 0.8])
+    a, b = jax.jit(ours.score)(x, t), jax.jit(theirs.score)(x, t)
+    assert jnp.linalg.norm(a - b) < 1e-5 * jnp.linalg.norm(b)
+
+
+def test_only_networks_that_diffusers_has_get_its_configuration():
+    """Attention on few channels has other norms there; DDPM++ has no counterpart."""
+    wide = guess_config(layout(LAYOUTS["256"] | {"nf": 64}))
+    assert skip_config(wide)["block_out_channels"] == [64, 64, 128, 128, 128, 128, 128]
+    assert all(skip_config(guess_config(layout(LAYOUTS[name]))) is None for name in LAYOUTS)
 
 
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):

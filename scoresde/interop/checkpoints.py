@@ -8,6 +8,7 @@ EDM and EDM2 pickle {ema, ...}, ``ema`` a whole module behind its preconditionin
 configuration.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from scoresde.interop.opening import bounded, reading, within
 from scoresde.interop.pickles import Record
 from scoresde.interop.pretrained import Pretrained
 from scoresde.interop.score_sde import NEEDED, score_sde
+from scoresde.interop.skip_layout import skip_config
 from scoresde.interop.torch_files import read_objects, read_torch
 
 FIXED = ("sigmas", "all_modules.0.W")
@@ -46,7 +48,12 @@ def score_sde_file(path: str | Path, config: Mapping[str, Any] | None = None, *,
     """
     config, state = read_either(path, config, ema=ema)
     with reading(Path(path)):
-        return score_sde(config, state)
+        return from_score_sde(config, state)
+
+
+def from_score_sde(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretrained:
+    """``score_sde(config, state)``, which ``to_diffusers`` can write where diffusers has that layout."""
+    return dataclasses.replace(score_sde(config, state), config=skip_config(config))
 
 
 def read_either(

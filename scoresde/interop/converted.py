@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scoresde.interop.checkpoints import State, read_edm, read_either
+from scoresde.interop.checkpoints import State, from_score_sde, read_edm, read_either
 from scoresde.interop.diffusers import from_state
 from scoresde.interop.edm import edm
 from scoresde.interop.flax_files import is_flax
 from scoresde.interop.folders import NEEDS, read_diffusers, read_safetensors
 from scoresde.interop.opening import bounded, inside, read_json, reading, regular
 from scoresde.interop.pretrained import Pretrained
-from scoresde.interop.score_sde import score_sde
 from scoresde.interop.torch_files import is_pickle, is_torch
 
 FORMAT, NUMBERS, FACTS = "scoresde-convert-1", "model.safetensors", "model.json"
-MAKERS = {"score_sde": score_sde, "edm": edm, "diffusers": from_state}
+MAKERS = {"score_sde": from_score_sde, "edm": edm, "diffusers": from_state}
 
 
 class Original(NamedTuple):
