@@ -16,7 +16,6 @@ from scoresde.nn.attention import Attention
 
 KEY = jax.random.key(0)
 SMALL = {"features": 8, "dropout": 0.3, "key": KEY}
-SIZES = SMALL | {"channels": 8, "multipliers": (1, 2), "attention_levels": (1,), "blocks": 1}
 NETS = {
     "mlp": lambda: nn.ResidualMLP((5, 3), width=24, depth=2, input_frequencies=(0.1, 0.4), **SMALL),
     "mlp of a scalar": lambda: nn.ResidualMLP((), width=8, depth=1, **SMALL),
@@ -26,14 +25,6 @@ NETS = {
         (4, 6, 2, 1), channels=4, patch=2, multipliers=(1,), heads=2, attention_levels=(0,), **SMALL
     ),
 }
-SLOW = {
-    "unet 1d": NETS["unet 1d"],
-    "ddpm": lambda: nn.presets.ddpm((6, 5, 1), **SIZES),
-    "ncsnpp": lambda: nn.presets.ncsnpp((12, 2), **SIZES),
-    "ncsnpp with skips": lambda: nn.presets.ncsnpp_256((7, 1), **SIZES),
-    "adm": lambda: nn.presets.adm((4, 4, 2, 1), **SIZES, conditions=None),
-}
-NETS |= SLOW
 
 
 class Case:
@@ -50,7 +41,7 @@ class Case:
 
 
 @pytest.fixture(
-    params=[pytest.param(key, marks=pytest.mark.slow if key in SLOW else ()) for key in NETS], scope="module"
+    params=[pytest.param(key, marks=pytest.mark.slow if key == "unet 1d" else ()) for key in NETS], scope="module"
 )
 def case(request):
     return Case(request.param)
