@@ -2,6 +2,7 @@
 
 from scoresde import augment as augment
 from scoresde import checkpoint as checkpoint
+from scoresde import interop as interop
 from scoresde import metrics as metrics
 from scoresde import nn as nn
 from scoresde import precond as precond
@@ -106,6 +107,7 @@ from scoresde.table_likelihood import TableLikelihood as TableLikelihood
 from scoresde.table_likelihood import table_log_likelihood as table_log_likelihood
 from scoresde.train import State as State
 from scoresde.train import Trainer as Trainer
+from scoresde.train import projected as projected
 from scoresde.typicality import Typicality as Typicality
 from scoresde.typicality import class_log_posterior as class_log_posterior
 from scoresde.typicality import mahalanobis as mahalanobis

@@ -110,8 +110,8 @@ class SDE(abc.ABC):
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None and field.name in ("t_min", "t_max"):
-                continue
+            if (value is None and field.name in ("t_min", "t_max")) or isinstance(value, tuple):
+                continue  # a default, or a table of numbers, which the subclass checks
             if (
                 isinstance(value, bool)
                 or not isinstance(value, int | float | np.integer | np.floating)
@@ -297,7 +297,7 @@ class VE(SDE):
         return jnp.zeros_like(_time(t))
 
     def variance(self, t: ArrayLike) -> jax.Array:
-        return jnp.exp(2 * (math.log(self.sigma_min) + _time(t) * math.log(self.sigma_max / self.sigma_min)))
+        return (self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, _time(t))) ** 2
 
     def time(self, log_snr: ArrayLike) -> jax.Array:
         return (-0.5 * _time(log_snr) - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)

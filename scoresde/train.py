@@ -206,6 +206,23 @@ class Trainer:
         return jax.lax.scan(self.step, state, batches)
 
 
+def projected(optimizer: optax.GradientTransformation, project: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """The optimiser with every step ending in ``project`` of the parameters, such as ``ss.nn.normalise_weights``.
+
+    Args:
+        optimizer: any optax transformation.
+        project: (parameters) -> parameters of the same structure and shapes; where it changes nothing, nor does this.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("projected: the parameters must be given to update")
+        updates, state = optimizer.update(updates, state, params)
+        return jax.tree.map(jnp.subtract, project(optax.apply_updates(params, updates)), params), state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
 def _joined(a: jax.Array) -> jax.Array:
     """(microbatches, B / microbatches, ...) as (B, ...), the inverse of ``Trainer._cut``; (microbatches,) as it is."""
     return a if a.ndim == 1 else jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:])

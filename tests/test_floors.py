@@ -34,6 +34,7 @@ FLOORS = {
     "inverse": 2,
     "sharding": 2,
     "train": 3,
+    "interop": 3,
     "levels": 3,
     "latents": 3,
     "bound": 3,
@@ -51,6 +52,8 @@ WALLS = {
     "diffrax": {"flow", "likelihood", "stochastic", "budget"},
     "lineax": {"stochastic"},
     "orbax": {"checkpoint"},
+    "safetensors": {"interop"},
+    "msgpack": {"interop"},
 }
 EVERYWHERE = {"jax", "jaxlib", "numpy"} | set(sys.stdlib_module_names)
 FILES = sorted((ROOT / "scoresde").rglob("*.py"))

@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from scoresde import nn
-from scoresde.nn import layers, unet
+from scoresde.nn import layers, resample
+from scoresde.nn.attention import Attention
 
 KEY = jax.random.key(0)
 SMALL = {"features": 8, "dropout": 0.3, "key": KEY}
@@ -232,7 +233,7 @@ def test_group_norm_groups_divide_the_channels(channels):
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_attention_is_the_softmax_formula(heads):
-    attention = unet.Attention(12, heads=heads, rngs=nnx.Rngs(KEY))
+    attention = Attention(12, heads=heads, rngs=nnx.Rngs(KEY))
     h = 3 * jax.random.normal(KEY, (2, 3, 5, 12))
     y = attention(h)
     a = np.asarray(attention.norm(h), np.float64).reshape(2, 15, 12)
@@ -248,7 +249,7 @@ def test_attention_is_the_softmax_formula(heads):
 
 
 def test_attention_softmax_is_float32_for_bfloat16_input():
-    attention = unet.Attention(8, rngs=nnx.Rngs(KEY))
+    attention = Attention(8, rngs=nnx.Rngs(KEY))
     h = jax.random.normal(KEY, (2, 64, 8), jnp.bfloat16)
     jaxpr = jax.make_jaxpr(attention.__call__)(h)
     exps = [eqn for eqn in _equations(jaxpr.jaxpr) if eqn.primitive.name == "exp"]
@@ -279,7 +280,7 @@ def test_one_level_unet_commutes_with_translation_away_from_the_border():
 def test_enlarge_is_numpy_repeat_cut_to_size():
     h = jax.random.normal(KEY, (2, 3, 2, 1))
     expected = np.repeat(np.repeat(h, 2, 1), 2, 2)[:, :5, :3]
-    np.testing.assert_array_equal(unet.enlarge(h, (5, 3)), expected)
+    np.testing.assert_array_equal(resample.enlarge(h, (5, 3)), expected)
 
 
 @pytest.mark.parametrize(
@@ -321,9 +322,9 @@ def test_refusals_at_the_call(case):
 @pytest.mark.parametrize("sizes", [(6,), (6, 4), (4, 2, 6)])
 def test_patches_gather_neighbours_and_give_them_back(sizes):
     h = jnp.arange(3 * np.prod(sizes) * 2.0).reshape(3, *sizes, 2)
-    cut = unet.folded(h, 2)
+    cut = resample.folded(h, 2)
     assert cut.shape == (3, *(n // 2 for n in sizes), 2 ** len(sizes) * 2)
-    np.testing.assert_array_equal(unet.unfolded(cut, 2), h)
+    np.testing.assert_array_equal(resample.unfolded(cut, 2), h)
     first = h[(slice(None), *(slice(0, 2) for _ in sizes))].reshape(3, -1)
     np.testing.assert_array_equal(cut[(slice(None), *(0 for _ in sizes))], first)
 

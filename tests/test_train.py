@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from scoresde import VP, Preconditioner, Trainer, denoising_score_matching, warmed
+from scoresde import VP, Preconditioner, Trainer, denoising_score_matching, nn, projected, warmed
 
 KEY = jax.random.key(19)
 
@@ -344,3 +344,27 @@ def test_batches_from_the_host_are_the_steps_one_by_one_bit_for_bit():
 def test_refusals(settings, message):
     with pytest.raises(ValueError, match=message):
         Trainer(loss, optax.sgd(0.1), **settings)
+
+
+def test_a_projected_optimiser_ends_each_step_on_the_set_that_it_is_projected_on():
+    """Adam's step, then weights of unit mean square and the rest as Adam left it, by hand for three steps."""
+    start = {"weight": jnp.array([[0.5, -1.0], [2.0, 0.3]]), "b": jnp.array([0.1, -0.2])}
+    target = {"weight": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    adam = optax.adam(0.1)
+    optimizer = projected(adam, nn.normalise_weights)
+
+    def gradient(params):
+        return jax.tree.map(lambda p, t: 2 * (p - t), params, target)
+
+    ours, expected, state, inner = start, start, optimizer.init(start), adam.init(start)
+    for _ in range(3):
+        updates, state = optimizer.update(gradient(ours), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        updates, inner = adam.update(gradient(expected), inner, expected)
+        expected = optax.apply_updates(expected, updates)
+        rms = np.sqrt(np.mean(np.square(expected["weight"]), axis=0, keepdims=True))
+        expected = expected | {"weight": expected["weight"] / (rms + 1e-4)}
+        for name in start:
+            np.testing.assert_allclose(ours[name], expected[name], rtol=1e-6)
+    with pytest.raises(ValueError, match="projected: the parameters must be given"):
+        optimizer.update(gradient(start), state)

@@ -6,7 +6,8 @@ and of every entry of the input x = cos(phi) x_0 + sin(phi) eps, tan(phi) = e^c,
 Where phi is small this is how the noise damps them in the mean, E exp(2 pi i f x); where x is mostly noise nothing is
 left of them. (Waves of x / cos(phi), or damped by sin(phi), carry noise there: measurably worse likelihoods.)
 
-``gaussian_fourier`` takes f distributed as |N(0, scale^2)|, ``positional`` takes them geometric. Frequencies are
+``gaussian_fourier`` takes f distributed as |N(0, scale^2)|, ``positional`` and ``transformer`` take them geometric, the
+latter with the constants of the literature for c counted in steps, 0 to 1000. Frequencies are
 numbers, not parameters: computed where they are used, never trained or stored. The sign of f only flips the sine, so
 absolute values suffice, and they are the law's quantiles at (2i - 1)/2n: no seed is needed.
 
@@ -43,7 +44,7 @@ def gaussian_fourier(c: jax.Array, features: int, *, scale: float = 0.5) -> jax.
     if not (scale > 0 and math.isfinite(scale)):
         raise ValueError(f"scale must be positive and finite, got {scale!r}")
     normal = NormalDist(0, scale)
-    return _waves(c, np.array([normal.inv_cdf(0.5 + (i + 0.5) / (2 * half)) for i in range(half)]))
+    return _waves(c, 2 * np.pi * np.array([normal.inv_cdf(0.5 + (i + 0.5) / (2 * half)) for i in range(half)]))
 
 
 def positional(c: jax.Array, features: int, *, min_period: float = 0.5, max_period: float = 50.0) -> jax.Array:
@@ -64,7 +65,28 @@ def positional(c: jax.Array, features: int, *, min_period: float = 0.5, max_peri
     half = _half(features)
     if not 0 < min_period < max_period < math.inf:
         raise ValueError(f"periods must satisfy 0 < min_period < max_period, got {min_period!r} and {max_period!r}")
-    return _waves(c, 1 / np.geomspace(min_period, max_period, half))
+    return _waves(c, 2 * np.pi / np.geomspace(min_period, max_period, half))
+
+
+def transformer(c: jax.Array, features: int, *, shift: int = 1, max_period: float = 10_000.0) -> jax.Array:
+    """The Transformer's embedding of c: angular frequencies max_period^(-k / (n - shift)), k < n = features / 2.
+
+    Args:
+        c: (B,) noise coordinates; steps of a thousand in DDPM.
+        features: width of the result, even and above 2 shift: half cosines, half sines.
+        shift: 1 (DDPM, DDPM++) reaches ``max_period``, 0 (ADM, EDM's ADM) stops before it.
+        max_period: of the slowest wave, over 2 pi.
+
+    Returns:
+        (B, features) in [-1, 1].
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    half = _half(features)
+    if half <= shift:
+        raise ValueError(f"features must be above 2 shift = {2 * shift}, got {features!r}")
+    return _waves(c, max_period ** (-np.arange(half) / (half - shift)))
 
 
 def input_waves(x: jax.Array, c: jax.Array, frequencies: Sequence[float], offset: ArrayLike = 0.0) -> jax.Array:
@@ -96,5 +118,9 @@ def _half(features: int) -> int:
 
 
 def _waves(c: jax.Array, frequencies: np.ndarray) -> jax.Array:
-    angle = c[:, None] * jnp.asarray(2 * np.pi * frequencies, c.dtype)[None, :]
+    return cosines_and_sines(c[:, None] * jnp.asarray(frequencies, c.dtype)[None, :])
+
+
+def cosines_and_sines(angle: jax.Array) -> jax.Array:
+    """(B, n) angles -> (B, 2n): their cosines, then their sines."""
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)

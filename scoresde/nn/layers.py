@@ -1,9 +1,10 @@
 """What the networks share: dropout with an explicit key, normalisation, modulation, functional form.
 
-A network is a module whose call is ``net(x, c, *, key=None, labels=None)``: x (B, *event) of unit variance, c (B,) the
-noise coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic), ``labels``
-(B, L) what else is known of the examples, such as their augmentation; None is the same as zeros. It returns an array
-like x, zero until the network is trained. It holds parameters and plain numbers only: no random state, no statistics.
+A network is a module whose call is ``net(x, c, *, key=None, labels=None, cond=None)``: x (B, *event) of unit variance,
+c (B,) the noise coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic),
+``labels`` (B, L) how the examples were augmented, None the same as zeros, ``cond`` the pytree of what else is known of
+them (``conditions.py``), None the same as its null. It returns an array like x, zero until the network is trained. It
+holds parameters and plain numbers only: no random state, no statistics.
 Where the parameters are bfloat16 it computes in bfloat16, but for its input's waves, the embedding of c, norms and
 attention; the result has x's dtype.
 Constructors draw the parameters on the host, so they run outside ``jit``.
@@ -14,15 +15,17 @@ Constructors draw the parameters on the host, so they run outside ``jit``.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, Protocol, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from scoresde.nn.checks import whole
+from scoresde.nn.checks import check_labels, whole
 from scoresde.nn.convolution import channels_last
 
 Params = dict[str, Any]
@@ -40,14 +43,15 @@ class Apply(Protocol):
         *,
         key: jax.Array | None = None,
         labels: jax.Array | None = None,
+        cond: Any = None,
     ) -> jax.Array: ...
 
 
 def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Apply, Params]:
-    """Split a module into ``apply(params, x, c, *, key=None, labels=None)`` and ``params``.
+    """Split a module into ``apply(params, x, c, *, key=None, labels=None, cond=None)`` and ``params``.
 
-    With ``dtype`` bfloat16, ``apply`` casts the parameters and computes in it; the parameters themselves, their
-    gradients and the result stay as they are.
+    With ``dtype`` bfloat16, ``apply`` casts the parameters (but those marked ``fixed``, such as stored frequencies) and
+    computes in it; the parameters themselves, their gradients and the result stay as they are.
 
     The parameters are a nested plain dict with string keys (a list's places become "0", "1", ...), so that optimisers,
     checkpoints and JAX see an ordinary pytree. ``apply`` gives what ``net`` itself would with these parameters.
@@ -57,6 +61,7 @@ def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Appl
     """
     graph, state = nnx.split(net)
     paths = [path for path, _ in nnx.to_flat_state(state)]
+    fixed = {path for path, variable in nnx.to_flat_state(state) if variable.get_metadata().get("fixed")}
     for path, variable in nnx.to_flat_state(state):
         if type(variable) is not nnx.Param:
             name = ".".join(map(str, path))
@@ -69,9 +74,11 @@ def functional(net: nnx.Module, *, dtype: DTypeLike = jnp.float32) -> tuple[Appl
         *,
         key: jax.Array | None = None,
         labels: jax.Array | None = None,
+        cond: Any = None,
     ) -> jax.Array:
-        options = {} if labels is None else {"labels": labels}
-        variables = [(path, nnx.Param(narrow(_get(params, path), dtype))) for path in paths]
+        options = {name: value for name, value in (("labels", labels), ("cond", cond)) if value is not None}
+        kept = {path: _get(params, path) for path in paths}
+        variables = [(path, nnx.Param(v if path in fixed else narrow(v, dtype))) for path, v in kept.items()]
         return nnx.merge(graph, nnx.from_flat_state(variables))(x, c, key=key, **options)
 
     params: Params = {}
@@ -137,10 +144,26 @@ def modulate(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
     return h * (1 + jnp.expand_dims(scale, axes)) + jnp.expand_dims(shift, axes)
 
 
+def initial_keys(key: jax.Array) -> nnx.Rngs:
+    """``nnx.Rngs(key)``; while tracing, the same keys from a counter in Python, for each count of a traced one looks
+    through the whole program so far."""
+    return cast(nnx.Rngs, _Keys(key)) if isinstance(key, jax.core.Tracer) else nnx.Rngs(key)
+
+
+class _Keys:
+    def __init__(self, key: jax.Array) -> None:
+        self.keys = (jax.random.fold_in(key, i) for i in count())
+
+    def params(self) -> jax.Array:
+        return next(self.keys)
+
+
 def _normal(gain: float) -> Callable[..., jax.Array]:
     """Initialiser: normal of standard deviation gain/sqrt(fan-in), drawn by NumPy from the key: nothing is compiled."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = np.float32) -> jax.Array:
+        if isinstance(key, jax.core.Tracer):  # under jax.eval_shape, which asks for the shape alone
+            return gain / math.sqrt(size(shape[:-1])) * jax.random.normal(key, shape, dtype)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         return jnp.asarray(gain / math.sqrt(size(shape[:-1])) * rng.standard_normal(shape), dtype)
 
@@ -148,25 +171,43 @@ def _normal(gain: float) -> Callable[..., jax.Array]:
 
 
 def _constant(value: float) -> Callable[..., jax.Array]:
-    def init(_: jax.Array, shape: Sequence[int], dtype: Any = np.float32) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = np.float32) -> jax.Array:
+        if isinstance(key, jax.core.Tracer):
+            return jnp.full(shape, value, dtype)
         return jnp.asarray(np.full(shape, value), dtype)
 
     return init
 
 
-def linear(inputs: int, outputs: int, *, gain: float = 1.0, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer whose output has ``gain`` times the standard deviation of its input; zero bias."""
-    return nnx.Linear(inputs, outputs, kernel_init=_normal(gain), bias_init=_constant(0), rngs=rngs)
+def linear(inputs: int, outputs: int, *, gain: float = 1.0, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer whose output has ``gain`` times the standard deviation of its input; zero bias, or none."""
+    kernel, zero = _normal(gain), _constant(0)
+    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=kernel, bias_init=zero, rngs=rngs)
 
 
-def conv(dims: int, inputs: int, outputs: int, *, stride: int = 1, gain: float = 1.0, rngs: nnx.Rngs) -> nnx.Conv:
-    """A convolution of width 3 along each of ``dims`` axes, zero-padded: sizes n -> ceil(n / stride)."""
+def conv(
+    dims: int,
+    inputs: int,
+    outputs: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    gain: float = 1.0,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A convolution of width 3 along each of ``dims`` axes, zero-padded: sizes n -> ceil(n / stride).
+
+    With ``padding``, so many zeros at every end instead, whatever the sizes become.
+    """
     kernel, bias = _normal(gain), _constant(0)
     layer = partial(nnx.Conv, kernel_init=kernel, bias_init=bias, conv_general_dilated=channels_last, rngs=rngs)
-    return layer(inputs, outputs, (3,) * dims, strides=stride)
+    pads = "SAME" if padding is None else [(padding, padding)] * dims
+    return layer(inputs, outputs, (3,) * dims, strides=stride, padding=pads)
 
 
-def group_norm(channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int = 32) -> nnx.GroupNorm:
+def group_norm(
+    channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int = 32, epsilon: float = 1e-6
+) -> nnx.GroupNorm:
     """GroupNorm with the most groups (at most ``most``, of at least ``group_size`` channels) that divide the channels.
 
     The variance is the mean of squared deviations, not E[h^2] - E[h]^2, which loses all digits where |mean| >> std.
@@ -174,13 +215,28 @@ def group_norm(channels: int, *, rngs: nnx.Rngs, group_size: int = 4, most: int 
     limit = max(1, min(most, channels // group_size))
     groups = max(g for g in range(1, limit + 1) if channels % g == 0)
     scale, bias = _constant(1), _constant(0)
-    return nnx.GroupNorm(channels, groups, use_fast_variance=False, scale_init=scale, bias_init=bias, rngs=rngs)
+    return nnx.GroupNorm(
+        channels, groups, epsilon=epsilon, use_fast_variance=False, scale_init=scale, bias_init=bias, rngs=rngs
+    )
+
+
+def trained(shape: Sequence[int], *, gain: float, rngs: nnx.Rngs) -> nnx.Param:
+    """An array that is a parameter, of independent entries of standard deviation ``gain``."""
+    return nnx.Param(linear(1, size(shape), gain=gain, bias=False, rngs=rngs).kernel[...].reshape(shape))
+
+
+def layer_norm(h: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """h (..., C) with mean 0 and variance 1 over C; two passes in float32 at least, no parameters."""
+    wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + epsilon)).astype(h.dtype)
 
 
 class Embedding(nnx.Module):
     """c (B,) -> features -> Linear -> SiLU: (B, width), shared by all blocks of a network.
 
-    Labels (B, L) enter linearly before the SiLU, without bias and with weight zero at first.
+    Labels (B, L) and the vector (B, V) of the conditions enter linearly before the SiLU, without bias and with weight
+    zero at first.
     """
 
     def __init__(
@@ -189,6 +245,7 @@ class Embedding(nnx.Module):
         features: int,
         width: int,
         labels: int = 0,
+        vector: int = 0,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -198,16 +255,18 @@ class Embedding(nnx.Module):
         self.linear = linear(features, width, rngs=rngs)
         self.size = whole(self, "labels", labels, 0)
         none = nnx.Rngs(0)  # zero at first, from keys of its own: the other layers begin as they would without it
-        label_layer = partial(nnx.Linear, use_bias=False, kernel_init=_constant(0), rngs=none)
-        self.labels = label_layer(labels, width) if labels else None
+        zero_layer = partial(nnx.Linear, use_bias=False, kernel_init=_constant(0), rngs=none)
+        self.labels = zero_layer(labels, width) if labels else None
+        self.vector = zero_layer(vector, width) if vector else None
 
-    def __call__(self, c: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    def __call__(self, c: jax.Array, labels: jax.Array | None = None, vector: jax.Array | None = None) -> jax.Array:
         dtype = self.linear.kernel[...].dtype
         e = self.linear(narrow(self.function(c, self.features), dtype))
-        if labels is not None:
-            if self.labels is None or labels.shape != (*c.shape, self.size):
-                raise ValueError(f"labels must have shape (B, L) = {(*c.shape, self.size)}, got {labels.shape}")
+        check_labels(labels, (*c.shape, self.size))
+        if self.labels is not None and labels is not None:
             e = e + self.labels(narrow(labels, dtype))
+        if self.vector is not None and vector is not None:
+            e = e + self.vector(narrow(vector, dtype))
         return jax.nn.silu(e)
 
 

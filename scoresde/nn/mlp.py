@@ -6,13 +6,15 @@ With e = silu(linear(embedding(c))), and (s, b, g) = linear(e) wherever they sta
     h <- h + (1 + g) * W_2 dropout(silu(W_1 ((1 + s) * norm(h) + b)))        in each block,
     F  = W_out silu((1 + s) * norm(h) + b),
 
-norm being layer normalisation without parameters and W_out zero at the start.
+norm being layer normalisation without parameters and W_out zero at the start. Conditions enter the embedding, stand
+beside the input, or are tokens to which h attends after each block (``conditions.py``).
 
 References: He et al. (2016), pre-activation residual blocks; Peebles and Xie (2023), adaptive scale, shift and gate.
 """
 
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,11 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from scoresde.nn.checks import check_input, constant, fraction, positive, whole
+from scoresde.nn.checks import check_input, constant, divides, fraction, positive, whole
+from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, dropout, linear, modulate, narrow, run, size, split
+from scoresde.nn.layers import Embedding, dropout, layer_norm, linear, modulate, narrow, run, size, split
+from scoresde.nn.transformers import CrossAttention
 
 
 class ResidualMLP(nnx.Module):
@@ -39,10 +43,12 @@ class ResidualMLP(nnx.Module):
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
+        conditions: what ``cond`` of the call describes: see ``conditions.py``; None for nothing.
+        heads: heads of the attention to conditions with tokens; must divide ``width``.
         key: random key of the initial parameters.
 
     Raises:
-        ValueError: an argument out of range; at the call, x, c or labels of another shape.
+        ValueError: an argument out of range; at the call, x, c, labels or cond of another shape.
     """
 
     def __init__(
@@ -58,31 +64,49 @@ class ResidualMLP(nnx.Module):
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
         labels: int = 0,
+        conditions: Any = None,
+        heads: int = 1,
         key: jax.Array,
     ) -> None:
         self.event_shape = tuple(map(operator.index, event_shape))
         dim = whole(self, "the product of event_shape", size(self.event_shape), 1)
         width, depth = whole(self, "width", width, 1), whole(self, "depth", depth, 1)
-        rngs = nnx.Rngs(key)
-        self.embedding = Embedding(embedding, features, 2 * features, labels, rngs=rngs)
+        heads = divides(self, "heads", heads, "width", width)
+        rngs, more = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
+        self.conditions = Conditions("ResidualMLP", conditions, width=width, rngs=more)
+        self.embedding = Embedding(embedding, features, 2 * features, labels, self.conditions.features, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
-        self.input = linear(dim * (1 + 2 * len(self.input_frequencies)), width, rngs=rngs)
+        beside = size(self.event_shape[:-1]) * self.conditions.channels
+        self.input = linear(dim * (1 + 2 * len(self.input_frequencies)) + beside, width, rngs=rngs)
         rate, self.remat = fraction(self, "dropout", dropout), remat
         self.blocks = nnx.List([_Block(width, 2 * features, rate, rngs=rngs) for _ in range(depth)])
         self.modulation = linear(2 * features, 2 * width, gain=0.3, rngs=rngs)
         self.output = linear(width, dim, gain=0, rngs=rngs)
+        attended = range(depth if self.conditions.width else 0)
+        self.cross = nnx.List([CrossAttention(width, self.conditions.width, heads, rngs=more) for _ in attended])
 
     def __call__(
-        self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None, labels: jax.Array | None = None
+        self,
+        x: jax.Array,
+        c: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        labels: jax.Array | None = None,
+        cond: Any = None,
     ) -> jax.Array:
         check_input(self, self.event_shape, x, c)
-        e = self.embedding(c, labels)
+        given = self.conditions(x, cond)
+        e = self.embedding(c, labels, given.vector)
         flat = x.reshape(x.shape[0], size(self.event_shape))
         waves = input_waves(flat, c, self.input_frequencies, np.array(self.input_offset))
-        h = self.input(narrow(waves.reshape(x.shape[0], size(waves.shape[1:])), self.input.kernel[...].dtype))
-        for block, block_key in zip(self.blocks, split(key, len(self.blocks)), strict=True):
+        h = waves.reshape(x.shape[0], size(waves.shape[1:]))
+        if given.channels is not None:
+            h = jnp.concatenate([h, given.channels.reshape(x.shape[0], -1)], axis=-1)
+        h = self.input(narrow(h, self.input.kernel[...].dtype))
+        for i, (block, block_key) in enumerate(zip(self.blocks, split(key, len(self.blocks)), strict=True)):
             h = run(block, h, e, block_key, remat=self.remat)
+            h = h + self.cross[i](layer_norm(h), given.context) if self.cross else h
         scale, shift = jnp.split(self.modulation(e), 2, axis=-1)
         h = self.output(jax.nn.silu(modulate(layer_norm(h), scale, shift)))
         return h.reshape(x.shape).astype(jnp.promote_types(h.dtype, x.dtype))
@@ -99,10 +123,3 @@ class _Block(nnx.Module):
         scale, shift, gate = jnp.split(self.modulation(e), 3, axis=-1)
         r = jax.nn.silu(self.first(modulate(layer_norm(h), scale, shift)))
         return h + (1 + gate) * self.second(dropout(r, self.rate, key))
-
-
-def layer_norm(h: jax.Array) -> jax.Array:
-    """h (..., C) with mean 0 and variance 1 over C; two passes in float32 at least, no parameters."""
-    wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-5)).astype(h.dtype)

@@ -1,20 +1,23 @@
-"""A small U-Net for 1-D, 2-D and 3-D data with channels last, event (*sizes, channels).
+"""The U-Nets of the field, for 1-D, 2-D and 3-D data with channels last, event (*sizes, channels).
 
-Level l works at sizes ceil(size / 2^l) with ``channels * multipliers[l]`` channels. It holds ``blocks`` residual blocks
-on the way down and as many on the way up, each of which also reads its mirror image's output (concatenated):
-
-    r = conv(dropout(silu((1 + s) * norm(conv(silu(norm(h)))) + b))),      (s, b) = linear(silu(linear(embedding(c)))).
-
+Level l works at sizes ceil(size / 2^l) with ``channels * multipliers[l]`` channels: ``blocks`` residual blocks down,
+two in the middle of the network, and as many up, each of which also reads its mirror image's output (concatenated).
 With ``patch`` p the network works on patches: p^d neighbours are the channels of one position, x (*sizes, C) becomes
-(*sizes / p, p^d C), and back at the end. Attention over all positions follows the blocks of the chosen levels. Down: a
-convolution of stride 2. Up: nearest neighbour, cut to the sizes of the level above (so that odd sizes work), then a
-convolution. The last convolution is zero at the start.
+(*sizes / p, p^d C), and back at the end. The last convolution is zero at the start. Any sizes will do: an odd one is
+halved upwards, and cut on the way back.
 
-References: Ronneberger et al. (2015); Ho et al. (2020), appendix B; Dhariwal and Nichol (2021), adaptive group norm.
+How DDPM, DDPM++, NCSN++ and ADM differ is a ``Layout`` (module ``blocks``); module ``presets`` has those of the papers.
+Its defaults make a small network: adaptive group norm, halving by a convolution of stride 2, doubling by nearest
+neighbour and a convolution, as many blocks up as down.
+
+References: Ronneberger et al. (2015); Ho et al. (2020), appendix B; Song et al. (2021), appendix H; Dhariwal and Nichol
+(2021).
 """
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +25,21 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from scoresde.nn.blocks import Layout, ResBlock, doubling, entering_channels, halving
 from scoresde.nn.checks import check_input, constant, fraction, positive, whole
+from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, conv, dropout, group_norm, linear, modulate, narrow, run, split
+from scoresde.nn.layers import Embedding, conv, initial_keys, narrow, run, split
+from scoresde.nn.noise import NoiseEmbedding
+from scoresde.nn.resample import cut, double, down, folded, halve, unfolded, up
+
+Features = Callable[[jax.Array, int], jax.Array]
+Resample = Callable[[jax.Array], jax.Array]
+Through = Callable[[ResBlock, jax.Array], jax.Array]
 
 
 class UNet(nnx.Module):
-    """A U-Net with time modulation.
+    """A U-Net told the noise level in every block.
 
     Args:
         event_shape: (*sizes, channels) with one, two or three sizes of any parity; halved per level, never below 1.
@@ -45,10 +56,14 @@ class UNet(nnx.Module):
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
+        conditions: what ``cond`` will be, a pytree of descriptions (module ``conditions``), None for nothing. Tokens
+            are attended to wherever there is attention.
+        outputs: channels of the result, None for those of the event.
+        layout: what distinguishes the published networks.
         key: random key of the initial parameters.
 
     Raises:
-        ValueError: an argument out of range; at the call, x, c or labels of another shape.
+        ValueError: an argument out of range; at the call, x, c, labels or cond of another shape.
     """
 
     def __init__(
@@ -65,44 +80,98 @@ class UNet(nnx.Module):
         remat: bool = False,
         input_frequencies: Sequence[float] = (),
         input_offset: ArrayLike = 0.0,
-        embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
+        embedding: Features = gaussian_fourier,
         features: int = 64,
         labels: int = 0,
+        conditions: Any = None,
+        outputs: int | None = None,
+        layout: Layout = Layout(),  # noqa: B008
         key: jax.Array,
     ) -> None:
         self.event_shape = tuple(map(operator.index, event_shape))
-        self.patch = whole(self, "patch", patch, 1)
+        self.patch, self.layout, self.remat = whole(self, "patch", patch, 1), layout, remat
         dims = self._check(multipliers, attention_levels)
         channels, blocks = whole(self, "channels", channels, 1), whole(self, "blocks", blocks, 1)
         widths = [channels * whole(self, "multipliers", m, 1) for m in multipliers]
-        heads, rate, self.remat = whole(self, "heads", heads, 1), fraction(self, "dropout", dropout), remat
-        for level in attention_levels:
-            if widths[level] % heads:
-                raise ValueError(f"UNet: heads = {heads} must divide the {widths[level]} channels of level {level}")
-        rngs = nnx.Rngs(key)
-        e = 2 * features
+        heads, rate = whole(self, "heads", heads, 1), fraction(self, "dropout", dropout)
+        outputs = self.event_shape[-1] if outputs is None else whole(self, "outputs", outputs, 1)
+        e, rngs = layout.embedding_width * channels or 2 * features, initial_keys(key)
 
-        def block(level: int, inputs: int) -> _Block:
-            attention = heads if level in attention_levels else 0
-            return _Block(dims, inputs, widths[level], e, attention, rate, rngs=rngs)
+        def block(level: int, inputs: int, attention: bool, resample: Resample | None = None) -> ResBlock:
+            width = widths[level]
+            count = (width // layout.head_channels if layout.head_channels else heads) if attention else 0
+            options = {"heads": count, "source": self.conditions.width, "rate": rate, "layout": layout}
+            return ResBlock(dims, inputs, width, e, **options, resample=resample, rngs=rngs)
 
-        depth = range(len(widths))
-        self.embedding = Embedding(embedding, features, e, labels, rngs=rngs)
+        self.conditions = Conditions("UNet", conditions, width=e, rngs=initial_keys(jax.random.fold_in(key, 1)))
+        if self.conditions.width and not (attention_levels or layout.middle):
+            raise ValueError("UNet: tokens are attended to where there is attention: give attention_levels, got none")
+        self.embedding = self._embedding(embedding, features, e, labels, rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
-        pixel = self.event_shape[-1] * self.patch**dims
-        inputs = pixel * (1 + 2 * len(self.input_frequencies))
-        self.input = conv(dims, inputs, channels, rngs=rngs)
-        below = [channels, *widths[:-1]]
+        seen = self.event_shape[-1] * (1 + 2 * len(self.input_frequencies)) + self.conditions.channels
+        pixel = seen * self.patch**dims
+        first = widths[0] if layout.wide_input else channels
+        self.input = conv(dims, pixel, first, rngs=rngs)
+        self._build(block, dims, first, widths, blocks, set(attention_levels), rngs)
+        self._build_pyramids(dims, pixel, widths, outputs * self.patch**dims, rngs)
+
+    def _embedding(
+        self, function: Features, features: int, width: int, labels: int, rngs: nnx.Rngs
+    ) -> Embedding | NoiseEmbedding:
+        sizes = features, width, labels, self.conditions.features
+        if not self.layout.embedding_width:
+            return Embedding(function, *sizes, rngs=rngs)
+        return NoiseEmbedding(function, *sizes, vector_first=self.layout.vector_first, rngs=rngs)
+
+    def _build(
+        self,
+        block: Callable[..., ResBlock],
+        dims: int,
+        first: int,
+        widths: list[int],
+        blocks: int,
+        attentive: set[int],
+        rngs: nnx.Rngs,
+    ) -> None:
+        layout, last = self.layout, len(widths) - 1
+        down_inputs, doubled, up_inputs = entering_channels(first, widths, blocks, layout)
+        halves, doubles = (partial(f, taps=layout.filter) for f in (down, up))
+        middle = (last in attentive,) * 2 if layout.middle is None else layout.middle
         self.down = nnx.List(
-            [nnx.List([block(i, below[i] if k == 0 else widths[i]) for k in range(blocks)]) for i in depth]
+            [nnx.List([block(i, n, i in attentive) for n in inputs]) for i, inputs in enumerate(down_inputs)]
         )
-        self.halve = nnx.List([conv(dims, w, w, stride=2, rngs=rngs) for w in widths[:-1]])
-        self.middle = nnx.List([block(len(widths) - 1, widths[-1]) for _ in range(2)])
-        self.up = nnx.List([nnx.List([block(i, 2 * widths[i]) for _ in range(blocks)]) for i in depth])
-        self.double = nnx.List([conv(dims, widths[i + 1], widths[i], rngs=rngs) for i in depth[:-1]])
-        self.norm = group_norm(widths[0], rngs=rngs)
-        self.output = conv(dims, widths[0], pixel, gain=0, rngs=rngs)
+        if layout.resampling_blocks:
+            self.halve: Any = nnx.List([block(i, widths[i], False, halves) for i in range(last)])
+        else:
+            self.halve = nnx.List([halving(dims, w, w, layout, rngs=rngs) for w in widths[:-1]])
+        self.middle = nnx.List([block(last, widths[-1], attention) for attention in middle])
+        rests = [0 if layout.attention_up else len(inputs) - 1 for inputs in up_inputs]  # blocks up without attention
+        self.up = nnx.List(
+            [
+                nnx.List([block(i, n, i in attentive and k >= rest) for k, n in enumerate(inputs)])
+                for i, (inputs, rest) in enumerate(zip(up_inputs, rests, strict=True))
+            ]
+        )
+        if layout.resampling_blocks:
+            self.double: Any = nnx.List([block(i + 1, widths[i + 1], False, doubles) for i in range(last)])
+        else:
+            self.double = nnx.List([doubling(dims, widths[i + 1], doubled[i], layout, rngs=rngs) for i in range(last)])
+
+    def _build_pyramids(self, dims: int, pixel: int, widths: list[int], outputs: int, rngs: nnx.Rngs) -> None:
+        layout = self.layout
+        self.input_pyramid, self.output_pyramid = nnx.List([]), nnx.List([])
+        if layout.input_pyramid:
+            for width in widths[:-1]:
+                self.input_pyramid.append(layout.input_pyramid(dims, pixel, width, layout, rngs=rngs))
+                pixel = self.input_pyramid[-1].outputs
+        if layout.output_pyramid:
+            for i, width in enumerate(widths):
+                below = widths[i + 1] if i + 1 < len(widths) else None
+                self.output_pyramid.append(layout.output_pyramid(dims, below, width, outputs, layout, rngs=rngs))
+        ends = bool(self.output_pyramid) and self.output_pyramid[0].ends
+        self.norm: Any = None if ends else layout.norm(widths[0], rngs=rngs)
+        self.output = None if ends else conv(dims, widths[0], outputs, gain=0, rngs=rngs)
 
     def _check(self, multipliers: Sequence[int], attention_levels: Sequence[int]) -> int:
         shape = self.event_shape
@@ -121,93 +190,61 @@ class UNet(nnx.Module):
         return len(shape) - 1
 
     def __call__(
-        self, x: jax.Array, c: jax.Array, *, key: jax.Array | None = None, labels: jax.Array | None = None
+        self,
+        x: jax.Array,
+        c: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        labels: jax.Array | None = None,
+        cond: Any = None,
     ) -> jax.Array:
         check_input(self, self.event_shape, x, c)
-        count = sum(len(level) for level in (*self.down, *self.up)) + len(self.middle)
-        keys = iter(split(key, count))
-        waves = input_waves(x, c, self.input_frequencies, np.reshape(self.input_offset, self.event_shape))
-        waves = narrow(waves.reshape(*x.shape[:-1], -1), self.input.kernel[...].dtype)
-        e, h, skips = self.embedding(c, labels), self.input(folded(waves, self.patch)), []
-        for i, level in enumerate(self.down):
-            for block in level:
-                h = run(block, h, e, next(keys), remat=self.remat)
-                skips.append(h)
-            if i < len(self.halve):
-                h = self.halve[i](h)
+        offset = np.reshape(self.input_offset, self.event_shape if len(self.input_offset) > 1 else ())
+        waves = input_waves(x, c, self.input_frequencies, offset)
+        given = self.conditions(x, cond)
+        waves = narrow(given.beside(waves.reshape(*x.shape[:-1], -1)), self.input.kernel[...].dtype)
+        e, keys = self.embedding(c, labels, given.vector), iter(split(key, self._count()))
+
+        def through(block: ResBlock, h: jax.Array) -> jax.Array:
+            return run(partial(block, context=given.context), h, e, next(keys), remat=self.remat)
+
+        h, skips = self._descend(through, folded(waves, self.patch))
         for block in self.middle:
-            h = run(block, h, e, next(keys), remat=self.remat)
-        for i in reversed(range(len(self.up))):
-            if i < len(self.double):
-                h = self.double[i](enlarge(h, skips[-1].shape[1:-1]))
-            for block in self.up[i]:
-                h = run(block, jnp.concatenate([h, skips.pop()], axis=-1), e, next(keys), remat=self.remat)
-        h = unfolded(self.output(jax.nn.silu(self.norm(h))), self.patch)
+            h = through(block, h)
+        h = unfolded(self._ascend(through, h, skips), self.patch)
         return h.astype(jnp.promote_types(h.dtype, x.dtype))
 
+    def _count(self) -> int:
+        resampling = 2 * len(self.halve) if self.layout.resampling_blocks else 0
+        return sum(len(level) for level in (*self.down, *self.up)) + len(self.middle) + resampling
 
-class _Block(nnx.Module):
-    """norm, silu, conv, norm, modulation, silu, dropout, conv; plus a (linear) shortcut; then attention."""
+    def _descend(self, through: Through, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        layout, pyramid, h = self.layout, x, self.input(x)
+        skips = [h] if layout.all_skips else []
+        for i, level in enumerate(self.down):
+            for block in level:
+                h = through(block, h)
+                skips.append(h)
+            if i == len(self.halve):
+                break
+            h = through(self.halve[i], h) if layout.resampling_blocks else halve(self.halve[i], h, layout.taps)
+            if self.input_pyramid:
+                pyramid, h = self.input_pyramid[i](pyramid, h)
+            if layout.all_skips:
+                skips.append(h)
+        return h, skips
 
-    def __init__(
-        self, dims: int, inputs: int, outputs: int, embedding: int, heads: int, rate: float, *, rngs: nnx.Rngs
-    ) -> None:
-        self.norm_1 = group_norm(inputs, rngs=rngs)
-        self.conv_1 = conv(dims, inputs, outputs, rngs=rngs)
-        self.modulation = linear(embedding, 2 * outputs, gain=0.3, rngs=rngs)
-        self.norm_2 = group_norm(outputs, rngs=rngs)
-        self.conv_2 = conv(dims, outputs, outputs, gain=0.5, rngs=rngs)
-        self.shortcut = linear(inputs, outputs, rngs=rngs) if inputs != outputs else None
-        self.attention = Attention(outputs, heads=heads, rngs=rngs) if heads else None
-        self.rate = rate
-
-    def __call__(self, h: jax.Array, e: jax.Array, *, key: jax.Array | None) -> jax.Array:
-        scale, shift = jnp.split(self.modulation(e), 2, axis=-1)
-        r = self.conv_1(jax.nn.silu(self.norm_1(h)))
-        r = dropout(jax.nn.silu(modulate(self.norm_2(r), scale, shift)), self.rate, key)
-        h = (h if self.shortcut is None else self.shortcut(h)) + self.conv_2(r)
-        return h if self.attention is None else self.attention(h)
-
-
-class Attention(nnx.Module):
-    """h + W_o softmax(q k^T / sqrt(d)) v over all positions of h (B, *sizes, C), in float32 whatever the dtype of h."""
-
-    def __init__(self, channels: int, *, heads: int = 1, rngs: nnx.Rngs) -> None:
-        if channels % heads:
-            raise ValueError(f"Attention: heads = {heads} must divide channels = {channels}")
-        self.heads = heads
-        self.norm = group_norm(channels, rngs=rngs)
-        self.qkv = linear(channels, 3 * channels, rngs=rngs)
-        self.output = linear(channels, channels, gain=0.5, rngs=rngs)
-
-    def __call__(self, h: jax.Array) -> jax.Array:
-        batch, channels = h.shape[0], h.shape[-1]
-        precise = jnp.promote_types(h.dtype, jnp.float32)
-        qkv = self.qkv(self.norm(h)).astype(precise).reshape(batch, -1, 3, self.heads, channels // self.heads)
-        values = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return h + self.output(values.astype(h.dtype).reshape(h.shape))
-
-
-def enlarge(h: jax.Array, sizes: Sequence[int]) -> jax.Array:
-    """Repeat each position of h (B, *smaller, C) twice along every axis, cut to ``sizes``."""
-    for axis, size in enumerate(sizes, 1):
-        h = jax.lax.slice_in_dim(jnp.repeat(h, 2, axis=axis), 0, size, axis=axis)
-    return h
-
-
-def folded(h: jax.Array, patch: int) -> jax.Array:
-    """(B, *sizes, C) as (B, *sizes / patch, patch^d C): neighbours become channels."""
-    batch, *sizes, channels = h.shape
-    d = len(sizes)
-    h = h.reshape(batch, *(n for size in sizes for n in (size // patch, patch)), channels)
-    order = 0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1
-    return h.transpose(order).reshape(batch, *(size // patch for size in sizes), -1)
-
-
-def unfolded(h: jax.Array, patch: int) -> jax.Array:
-    """The inverse of ``folded``."""
-    batch, *sizes, channels = h.shape
-    d = len(sizes)
-    h = h.reshape(batch, *sizes, *(patch,) * d, channels // patch**d)
-    order = 0, *(axis for i in range(1, d + 1) for axis in (i, d + i)), 2 * d + 1
-    return h.transpose(order).reshape(batch, *(size * patch for size in sizes), -1)
+    def _ascend(self, through: Through, h: jax.Array, skips: list[jax.Array]) -> jax.Array:
+        layout = self.layout
+        pyramid: Any = None
+        for i in reversed(range(len(self.up))):
+            sizes = skips[-1].shape[1:-1]
+            if i < len(self.double) and layout.resampling_blocks:
+                h = cut(through(self.double[i], h), sizes)
+            elif i < len(self.double):
+                h = double(self.double[i], h, layout.taps, sizes)
+            for block in self.up[i]:
+                h = through(block, jnp.concatenate([h, skips.pop()], axis=-1))
+            if self.output_pyramid:
+                pyramid, h = self.output_pyramid[i](pyramid, h)
+        return pyramid if self.output is None else self.output(jax.nn.silu(self.norm(h)))
