@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import archives, files, hub, pictures, sound, tables, toys
@@ -18,6 +19,7 @@ from experiments.files import InputError as InputError
 from experiments.files import Options as Options
 from experiments.files import Raw, Rows
 from experiments.measure import Moments, code, is_whole, measure, split, whitening
+from experiments.powers import Powers
 
 DEFAULTS = Options()
 TOY_TRAIN, TOY_HELD_OUT = 100_000, 2000
@@ -127,7 +129,10 @@ def _data(
     std = _std(name, moments, per_column=levels is None and train.ndim == 2, measured=levels is None)
     if raw.train_mask is not None and isinstance(train, np.ndarray):
         train = np.where(raw.train_mask, train, moments.mean).astype(np.float32)
-    white = name.partition(":")[0] in TABLES and levels is None and raw.train_mask is None
+    powers = white = None
+    if name.partition(":")[0] in TABLES and levels is None and raw.train_mask is None and isinstance(train, np.ndarray):
+        powers = Powers.fit(z := (train - moments.mean) / std)
+        white = whitening(np.asarray(powers.forward(jnp.asarray(z))))
     return Data(
         name,
         train,
@@ -139,7 +144,8 @@ def _data(
         (len(train), len(held_out)),
         **own,
         mixture=mixture,
-        whitening=whitening(train, moments.mean, std) if white else None,
+        powers=powers,
+        whitening=white,
     )
 
 

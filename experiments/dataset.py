@@ -5,13 +5,14 @@ deviation:
 
     integers      y = (level + u - shift) / scale,   u ~ U[0, 1) the dequantisation noise,   bin_width = 1 / scale
     measurements  y = (x - shift) / scale,           log p(x) = log p(y) + log_det,          log_det = -sum log scale
-    tables        y = (x - shift) / scale W,         the same,                               log_det + log |det W|
+    tables        y = h((x - shift) / scale) W,      the same,               log_det + sum log h' + log |det W|
 
 `shift` is the mean of each element over the training part alone (plus 1/2, the mean of u). `scale` is one
 number, the root of the mean variance over elements (plus 1/12, the variance of u); only examples that are
 vectors of measurements (points, tables) have one per column, since their units may differ. The columns of a table may
-be nearly dependent, their density narrow in one direction and wide in another: the symmetric matrix W makes their
-covariance the identity, so that one range of noise levels serves all directions.
+be skewed: the monotone maps h of `experiments/powers.py` make each nearly Gaussian. They may be nearly dependent, their
+density narrow in one direction and wide in another: the symmetric matrix W makes their covariance the identity, so that
+one range of noise levels serves all directions.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from jax.typing import ArrayLike
 
 from experiments.files import Examples, InputError, Rows
 from experiments.measure import Labels
+from experiments.powers import Powers
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,10 @@ class Data:
     """Means (K, D), standard deviations (K,) and weights (K,) of the law in raw units, where it is a known mixture."""
     note: str = ""
     """What the reader decided."""
+    powers: Powers | None = None
+    """h, the maps of the standardised columns of a table; None where there are none."""
     whitening: np.ndarray | None = None
-    """W (D, D), by which the standardised columns of a table are multiplied; None where they are not."""
+    """W (D, D), by which the mapped columns of a table are multiplied; None where they are not."""
     sigma_data: float = 1.0
     """Standard deviation of the training part in model units."""
 
@@ -85,11 +89,15 @@ class Data:
         """Width of one level in model units; None for measurements."""
         return None if self.levels is None else float(1 / self.scale)
 
-    @property
-    def log_det(self) -> float:
-        """log |dy/dx|: add it to a log-density in model units to have it per raw unit."""
-        scales = -float(np.sum(np.log(np.broadcast_to(self.scale, self.event_shape))))
-        return scales if self.whitening is None else scales + float(np.linalg.slogdet(self.whitening)[1])
+    def log_det(self, x: ArrayLike) -> np.ndarray:
+        """log |det dy/dx| (n,) at raw values x (n, *event): add it to log-densities in model units to have them per raw
+        unit."""
+        x = jnp.asarray(x, dtype=float)
+        log_det = -float(np.sum(np.log(np.broadcast_to(self.scale, self.event_shape))))
+        if self.whitening is not None:
+            log_det += float(np.linalg.slogdet(self.whitening)[1])
+        maps = np.zeros(len(x)) if self.powers is None else self.powers.log_det(self._standardised(x))
+        return np.asarray(maps, np.float64) + log_det
 
     def to_model(self, x: ArrayLike, noise: ArrayLike | None = None) -> jax.Array:
         """Raw values (n, *event) in model units, traceable.
@@ -100,7 +108,9 @@ class Data:
         x = jnp.asarray(x, dtype=float)
         if self.levels is not None:
             x = x + (0.5 if noise is None else jnp.asarray(noise, x.dtype))
-        y = (x - jnp.asarray(self.shift, x.dtype)[None]) / self._scale_of(x)
+        y = self._standardised(x)
+        if self.powers is not None:
+            y = self.powers.forward(y)
         if self.whitening is None:
             return y
         return jnp.matmul(y, jnp.asarray(self.whitening, x.dtype), precision="highest")
@@ -114,6 +124,8 @@ class Data:
         y = np.asarray(y, np.float32)
         if self.whitening is not None:
             y = y @ np.linalg.inv(self.whitening).astype(np.float32)
+        if self.powers is not None:
+            y = np.asarray(self.powers.inverse(jnp.asarray(y)))
         x = y * np.asarray(self.scale, np.float32) + self.shift.astype(np.float32)
         if self.levels is None:
             return x
@@ -167,6 +179,7 @@ class Data:
             "bin_width": self.bin_width,
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
+            "powers": None if self.powers is None else self.powers.record(),
             "whitening": None if self.whitening is None else self.whitening.tolist(),
             "sigma_data": self.sigma_data,
             "labels": None if self.labels is None else self.labels._asdict(),
@@ -195,15 +208,17 @@ class Data:
                 train_mask=none.astype(bool) if record["masked"] else None,
                 mixture=mixture and (np.asarray(mixture[0]), np.asarray(mixture[1]), np.asarray(mixture[2])),
                 note=record["note"],
+                powers=None if record.get("powers") is None else Powers.from_record(record["powers"]),
                 whitening=None if record.get("whitening") is None else np.asarray(record["whitening"], np.float64),
                 sigma_data=record["sigma_data"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the data record is incomplete or damaged ({type(error).__name__}: {error})") from None
 
-    def _scale_of(self, x: jax.Array) -> jax.Array:
+    def _standardised(self, x: jax.Array) -> jax.Array:
+        """(x - shift) / scale."""
         scale = jnp.asarray(self.scale, x.dtype)
-        return scale if scale.ndim == 0 else scale[None]
+        return (x - jnp.asarray(self.shift, x.dtype)[None]) / (scale if scale.ndim == 0 else scale[None])
 
 
 def flipped(key: jax.Array, x: jax.Array) -> jax.Array:

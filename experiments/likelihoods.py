@@ -81,7 +81,8 @@ def likelihood(
 
 
 def _density(key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings) -> Job:
-    """Of each example: log_prob in nats in model units and its std_error, num_evals, success, and what failed."""
+    """Of each example: log_prob in nats, of integers in model units, of measurements in raw ones; its std_error,
+    num_evals, success, and what failed."""
     divergence = settings.divergence(math.prod(data.event_shape))
     if settings.evaluations:  # of which one corrects the last step
         measure = partial(_on_grid, model, score, divergence, _grid(data, model, settings.evaluations - 1))
@@ -91,7 +92,8 @@ def _density(key: jax.Array, data: Data, model: Model, score: Any, x: Any, setti
     def job(first: int, size: int) -> Arrays:
         raw, results = rows(x, first, size), []
         if data.bin_width is None:
-            return measure(key, spread(data.to_model(raw)), first)
+            result = measure(key, spread(data.to_model(raw)), first)
+            return result | {"log_prob": result["log_prob"] + data.log_det(raw)}
         draws = dequantisations(key, raw, data.bin_width, data.shift, repeats=settings.repeats, first=first)
         for key_probes, y, log_q in draws:
             result = measure(key_probes, spread(y), first)
@@ -164,9 +166,9 @@ def _bound(key: jax.Array, data: Data, model: Model, score: Any, x: Any, setting
 
 
 def _in_units(log_prob: np.ndarray, data: Data, width: float | None = None) -> np.ndarray:
-    """Nats in model units as bits per dimension of integers, or as nats in raw units of measurements."""
+    """Nats of `_density`, of integers as bits per dimension."""
     if data.bin_width is None:
-        return log_prob + data.log_det
+        return log_prob
     return np.asarray(ss.bits_per_dim(log_prob, math.prod(data.event_shape), width or data.bin_width))
 
 

@@ -64,20 +64,17 @@ def measure(values: Examples, name: str, mask: np.ndarray | None = None) -> Mome
     return Moments(mean, squares / np.maximum(count, 1), low, high, whole)
 
 
-def whitening(values: Examples, mean: np.ndarray, std: np.ndarray) -> np.ndarray | None:
-    """W = C^(-1/2), symmetric, of the covariance C of the standardised columns of (n, D) values.
+def whitening(z: np.ndarray) -> np.ndarray | None:
+    """W = C^(-1/2), symmetric, of the covariance C of columns z (n, D) whose means are zero.
 
     Directions of less variance than LEAST_VARIANCE are magnified no more than those that have it: in them the rounding
     of the numbers shows. None where there are fewer than ROWS_A_COLUMN rows a column to know C from.
     """
-    n, dims = values.shape
+    n, dims = z.shape
     if n < ROWS_A_COLUMN * dims:
         return None
-    covariance = np.zeros((dims, dims))
-    for rows in blocks(values):
-        z = (values[rows] - mean) / std
-        covariance += z.T @ z / n
-    variances, directions = np.linalg.eigh(covariance)
+    z = z.astype(np.float64)
+    variances, directions = np.linalg.eigh(z.T @ z / n)
     return (directions / np.sqrt(np.maximum(variances, LEAST_VARIANCE))) @ directions.T
 
 

@@ -17,6 +17,7 @@ def offsets(sde, mixture, x, latent):
     return mixture.log_prob(x) - start.log_prob(x), end.log_prob(latent) - sde.prior_log_prob(latent)
 
 
+@pytest.mark.slow
 def test_the_budget_covers_the_error_and_its_offsets_are_the_true_ones(x64):
     """This VE has noise of std 0.01 in the data and a prior of std 5, both far from nothing. One example fails."""
     sde, mixture = VE(sigma_max=5.0), ring()

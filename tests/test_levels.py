@@ -161,6 +161,7 @@ def test_the_density_without_measurements_is_uniform_and_unseen_bins_count_like_
     np.testing.assert_allclose(share(some, 0.1), 0.025 + 0.9 * np.array([3, 1, 3, 2]) / 9, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_adaptive_draw_keeps_the_loss_and_lowers_its_variance():
     """A weight that lives on a tenth of the levels: the same expectation as uniform draws, at a fraction of the
     variance, once the levels are measured; while they are measured the estimate is unbiased too."""

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import SDES, SDES_IN_TURN, VP, assert_moments, float64, gaussian, name, ring, score_on
+from family import SDES, assert_moments, float64, gaussian, name, ring, score_on
 
-from scoresde import karras_grid, log_snr_grid, uniform_grid
+from scoresde import VP, karras_grid, log_snr_grid, uniform_grid
 from scoresde.solvers import (
     ancestral,
     brownian_path,
@@ -35,7 +35,7 @@ def paths(sde, mixture, solver, n, grid=log_snr_grid):
     return np.asarray(integrate(KEY, score_on(sde, padding, mixture), padding, x, noise=brownian_path(sde)))
 
 
-@pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
+@pytest.mark.parametrize("sde", [VP(), *(pytest.param(sde, marks=pytest.mark.slow) for sde in SDES[1:])], ids=name)
 def test_strong_convergence_path_by_path(x64, sde):
     """Root-mean-square distance from the finest ancestral path, in the units of the data: every solver of the reverse
     SDE converges to the same path, with strong order one."""
@@ -48,6 +48,7 @@ def test_strong_convergence_path_by_path(x64, sde):
     assert np.sqrt(np.mean((other - reference) ** 2)) < 0.06
 
 
+@pytest.mark.slow
 def test_without_the_option_paths_do_not_converge_and_with_it_those_of_a_mixture_do(x64):
     sde = VP()
     reference = paths(sde, ring(8, 0.3), ancestral, FINE)
@@ -105,7 +106,7 @@ def test_the_law_of_a_table_is_the_same_with_and_without():
     assert np.max(np.abs(np.corrcoef(columns.T) - np.eye(columns.shape[1]))) < 5 / np.sqrt(2000)
 
 
-@pytest.mark.parametrize("event", [(), (2, 3)])
+@pytest.mark.parametrize("event", [pytest.param((), marks=pytest.mark.slow), (2, 3)])
 def test_example_i_depends_on_the_key_and_i_alone_and_one_compilation_serves_all(event):
     traces = []
 

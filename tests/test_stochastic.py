@@ -30,7 +30,7 @@ def check_strong_order(sde, solver):
     assert [int(r.num_evals[0]) for r in results] == list(2 * steps)
 
 
-@pytest.mark.parametrize("sde", [VP(), VE()], ids=name)
+@pytest.mark.parametrize("sde", [pytest.param(VP(), marks=pytest.mark.slow), VE()], ids=name)
 def test_strong_order_one_and_a_half(x64, sde):
     """Measured 2 from 16 to 64 steps, where the part of order 1.5 is still the smaller."""
     check_strong_order(sde, diffrax.ShARK())
@@ -42,6 +42,7 @@ def test_strong_order_of_sra1(x64, sde):
     check_strong_order(sde, diffrax.SRA1())
 
 
+@pytest.mark.slow
 def test_solvers_and_scales_share_the_path(x64):
     sde = VP()
     x = sde.prior_sample(KEY, (64, 2))
@@ -51,6 +52,7 @@ def test_solvers_and_scales_share_the_path(x64):
         assert float(jnp.sqrt(jnp.mean((other - one) ** 2))) < 1e-2, options
 
 
+@pytest.mark.slow
 def test_the_law_is_exact_on_gaussians_and_that_of_fine_ancestral_tables_on_a_mixture():
     """At five standard errors of 1,024 examples."""
     sde, n = VP(), 1024

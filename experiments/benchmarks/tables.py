@@ -7,11 +7,12 @@ part, with their standard errors over the test rows, and the paired differences 
 the same nine tenths of the training part and sees the rest of it, the validation part, only to choose. The time is that
 of the processor, over all cores, so that it does not depend on what else the machine does.
 
-    score network      as ``experiments.run`` trains it, steps to fill the time; exact divergence, probability flow
+    score network      as ``experiments.run`` trains it, steps to fill the time; at its best on the validation part by
+                       the variational bound; exact divergence, probability flow
     Gaussian           of full covariance
     Gaussian mixture   full covariances by EM, components and regularisation as serve the validation part
     spline flow        ``spline_flow.py`` with the Python of --flow-python; at its best on the validation part. Also of
-                       columns whitened as the data object whitens them for the score network
+                       columns as the data object gives them to the score network
 """
 
 import dataclasses
@@ -44,6 +45,7 @@ from scoresde.leaves import to_numpy
 
 FLOW = Path(__file__).with_name("spline_flow.py")
 INSTALL = "python -m venv ENV && ENV/bin/pip install flowjax, then --flow-python ENV/bin/python"
+CHECKS, TO_CHECK = 8, 0.1  # of the score network on the validation part: their number, and their share of the time
 LEAST_VARIANCES, MOST_ITERATIONS = (1e-6, 1e-4, 1e-3), 200  # of the mixture
 Row = tuple[np.ndarray, str, float]
 """Log-densities (n,) of the test rows in standardised units, what was chosen, processor seconds of training."""
@@ -94,29 +96,39 @@ def split(data: Data) -> tuple[Data, np.ndarray]:
     return dataclasses.replace(data, train=data.train[train]), data.train[validation]
 
 
-def score_network(flags: Flags, data: Data, x: np.ndarray, console: Console) -> Row:
-    """Ours: as many steps as the time allows at the rate of the first."""
+def score_network(flags: Flags, data: Data, validation: np.ndarray, x: np.ndarray, console: Console) -> Row:
+    """Ours: as many steps as the time allows at the rate of the first, the best of CHECKS moments by the validation."""
+    key_check, key_density = jax.random.split(jax.random.key(flags.seed))
     with tempfile.TemporaryDirectory() as folder:
         config = flags.config(Path(folder)).resolve(data)
         steps = _steps(config, data, 60 * flags.minutes)
         config = dataclasses.replace(config, steps=steps)
         check_folder(config)
-        model = build(config, data)
+        model, kept = build(config, data), {}
+
+        def keep(step: int, state: ss.State) -> None:
+            if step % max(steps // CHECKS // STEPS_PER_CALL * STEPS_PER_CALL, STEPS_PER_CALL) == 0 or step == steps:
+                kept[step] = to_numpy(state.ema)
+
         started = time.process_time()
-        state, _ = fit(config, data, model, start(config, model), console)
+        fit(config, data, model, start(config, model), console, on_state=keep)
+
+        def value(step: int) -> float:
+            score, y = model.score(kept[step]), data.to_model(validation)
+            return float(np.mean(ss.likelihood_bound(key_check, model.sde, score, y).bound))
+
+        best = max(kept, key=value)
         seconds = time.process_time() - started
-        score = model.score(to_numpy(state.ema))
-    key, work = jax.random.fold_in(jax.random.key(flags.seed), 1), Work(256, console=console)
-    settings = likelihoods.Settings(probes=0)
-    values, figures = likelihoods.likelihood(key, data, model, score, x, settings, work)
+    settings, work = likelihoods.Settings(probes=0), Work(256, console=console)
+    values, figures = likelihoods.likelihood(key_density, data, model, model.score(kept[best]), x, settings, work)
     if figures["failed"]:
         raise InputError(f"the likelihood of {figures['failed']} test rows could not be had: {figures['message']}")
-    chosen = f"{model.parameters:,} parameters, {steps} steps of {config.batch}"
+    chosen = f"{model.parameters:,} parameters, {steps} steps of {config.batch}, best at {best}"
     return values["log_prob"] + np.sum(np.log(data.scale)), chosen, seconds
 
 
 def _steps(config: Config, data: Data, seconds: float) -> int:
-    """Training steps in so much processor time, compilation included."""
+    """Training steps in all but TO_CHECK of so much processor time, compilation included."""
     trainer, state = (model := build(config, data)).trainer, model.init()
     examples, taken, batch = jnp.asarray(data.train), [], min(int(config.batch or 1), len(data.train))
     for _ in range(3):  # the first compiles
@@ -124,7 +136,7 @@ def _steps(config: Config, data: Data, seconds: float) -> int:
         state, _ = trainer.run(state, examples, steps=STEPS_PER_CALL, batch_size=batch)
         jax.block_until_ready(state.params)
         taken.append(time.process_time() - started)
-    return max(1, round((seconds - taken[0]) / min(taken))) * STEPS_PER_CALL
+    return max(1, round(((1 - TO_CHECK) * seconds - taken[0]) / min(taken))) * STEPS_PER_CALL
 
 
 def gaussian(train: np.ndarray, x: np.ndarray) -> Row:
@@ -158,8 +170,8 @@ def gaussian_mixture(train: np.ndarray, validation: np.ndarray, x: np.ndarray, s
     return best.score_samples(x), chosen, time.process_time() - started
 
 
-def spline_flow(flags: Flags, train: np.ndarray, validation: np.ndarray, x: np.ndarray, log_det: float = 0.0) -> Row:
-    """What ``spline_flow.py`` makes of the arrays; ``log_det`` is added, of what was done to them."""
+def spline_flow(flags: Flags, train: Any, validation: Any, x: Any, log_det: Any = 0.0) -> Row:
+    """What ``spline_flow.py`` makes of arrays (n, D); ``log_det`` is added, of what was done to the rows x."""
     with tempfile.TemporaryDirectory() as folder:
         arrays, out = Path(folder) / "arrays.npz", Path(folder) / "out.npz"
         np.savez(arrays, train=train, validation=validation, test=x)
@@ -178,18 +190,17 @@ def spline_flow(flags: Flags, train: np.ndarray, validation: np.ndarray, x: np.n
 def competitors(flags: Flags, data: Data, console: Console) -> dict[str, Callable[[], Row]]:
     """Who takes part, by name."""
     fitted, others = split(data)
-    raw = data.held_out[: flags.examples]
-    train, validation, x = ((a.astype(float) - data.shift) / data.scale for a in (fitted.train[:], others, raw))
+    rows = fitted.train[:], others, data.held_out[: flags.examples]
+    train, validation, x = ((a.astype(float) - data.shift) / data.scale for a in rows)
     found: dict[str, Callable[[], Row]] = {
-        "score network": lambda: score_network(flags, fitted, raw, console),
+        "score network": lambda: score_network(flags, fitted, others, rows[-1], console),
         "Gaussian": lambda: gaussian(train, x),
         "Gaussian mixture": lambda: gaussian_mixture(train, validation, x, 60 * flags.minutes, flags.seed),
     }
     if flags.flow_python is not None:
+        log_det = data.log_det(rows[-1]) + np.sum(np.log(data.scale))
         found["neural spline flow"] = lambda: spline_flow(flags, train, validation, x)
-        if (w := data.whitening) is not None:
-            whitened, log_det = [a @ w for a in (train, validation, x)], float(np.linalg.slogdet(w)[1])
-            found["the flow, columns whitened"] = lambda: spline_flow(flags, *whitened, log_det=log_det)
+        found["the flow, columns as ours"] = lambda: spline_flow(flags, *map(data.to_model, rows), log_det=log_det)
     return found
 
 
