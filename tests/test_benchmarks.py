@@ -149,7 +149,7 @@ def comparison(tmp_path):
 
 
 def test_tables_prints_each_competitor_and_how_to_install_the_flow(tmp_path, monkeypatch):
-    def ours(flags, data, x, console):
+    def ours(flags, data, validation, x, console):
         return tables.gaussian((data.train - data.shift) / data.scale, (x - data.shift) / data.scale)
 
     monkeypatch.setattr(tables, "score_network", ours)
