@@ -103,17 +103,6 @@ def narrow(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     return x.astype(dtype) if jnp.dtype(dtype).itemsize < 4 else x
 
 
-def run(
-    block: Callable[..., jax.Array], h: jax.Array, e: jax.Array, key: jax.Array | None, *, remat: bool
-) -> jax.Array:
-    """block(h, e, key=key), with ``remat`` computed again in the backward pass instead of remembered."""
-
-    def call(h: jax.Array, e: jax.Array, key: jax.Array | None) -> jax.Array:
-        return block(h, e, key=key)
-
-    return (jax.checkpoint(call) if remat else call)(h, e, key)
-
-
 def split(key: jax.Array | None, n: int) -> Sequence[jax.Array | None]:
     """n keys, or n times None; of (B,) keys, one for each example, n times (B,)."""
     if key is None:

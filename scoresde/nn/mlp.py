@@ -14,6 +14,7 @@ References: He et al. (2016), pre-activation residual blocks; Peebles and Xie (2
 
 import operator
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -25,7 +26,8 @@ from jax.typing import ArrayLike
 from scoresde.nn.checks import check_input, constant, divides, fraction, positive, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, dropout, layer_norm, linear, modulate, narrow, run, size, split
+from scoresde.nn.layers import Embedding, dropout, layer_norm, linear, modulate, narrow, size, split
+from scoresde.nn.repeat import through
 from scoresde.nn.transformers import CrossAttention
 
 
@@ -38,6 +40,7 @@ class ResidualMLP(nnx.Module):
         depth: number of residual blocks.
         dropout: rate inside the blocks, in [0, 1), active where the call is given a key (or (B,), one an example).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
+        scan: compile one block and loop over their parameters.
         input_frequencies: frequencies of ``input_waves`` by which the network also sees its input; none by default.
         input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
@@ -59,6 +62,7 @@ class ResidualMLP(nnx.Module):
         depth: int = 3,
         dropout: float = 0.0,
         remat: bool = False,
+        scan: bool = False,
         input_frequencies: Sequence[float] = (),
         input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
@@ -79,7 +83,7 @@ class ResidualMLP(nnx.Module):
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         beside = size(self.event_shape[:-1]) * self.conditions.channels
         self.input = linear(dim * (1 + 2 * len(self.input_frequencies)) + beside, width, rngs=rngs)
-        rate, self.remat = fraction(self, "dropout", dropout), remat
+        rate, self.remat, self.scan = fraction(self, "dropout", dropout), remat, scan
         self.blocks = nnx.List([_Block(width, 2 * features, rate, rngs=rngs) for _ in range(depth)])
         self.modulation = linear(2 * features, 2 * width, gain=0.3, rngs=rngs)
         self.output = linear(width, dim, gain=0, rngs=rngs)
@@ -104,9 +108,14 @@ class ResidualMLP(nnx.Module):
         if given.channels is not None:
             h = jnp.concatenate([h, given.channels.reshape(x.shape[0], -1)], axis=-1)
         h = self.input(narrow(h, self.input.kernel[...].dtype))
-        for i, (block, block_key) in enumerate(zip(self.blocks, split(key, len(self.blocks)), strict=True)):
-            h = run(block, h, e, block_key, remat=self.remat)
-            h = h + self.cross[i](layer_norm(h), given.context) if self.cross else h
+
+        def call(pair: Any, h: jax.Array, key: jax.Array | None, _: None) -> jax.Array:
+            block, cross = pair
+            h = block(h, e, key=key)
+            return h if cross is None else h + cross(layer_norm(h), given.context)
+
+        pairs = list(zip_longest(self.blocks, self.cross))
+        *_, h = through(pairs, call, h, split(key, len(pairs)), remat=self.remat, scan=self.scan)
         scale, shift = jnp.split(self.modulation(e), 2, axis=-1)
         h = self.output(jax.nn.silu(modulate(layer_norm(h), scale, shift)))
         return h.reshape(x.shape).astype(jnp.promote_types(h.dtype, x.dtype))

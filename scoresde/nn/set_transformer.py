@@ -23,9 +23,10 @@ from scoresde.nn.checks import check_input, divides, fraction, whole
 from scoresde.nn.conditions import Conditions
 from scoresde.nn.descriptions import Present
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import linear, narrow
+from scoresde.nn.layers import linear, narrow, split
 from scoresde.nn.noise import NoiseEmbedding
-from scoresde.nn.transformers import Attend, ModulatedBlock, ModulatedOutput, stacked, through
+from scoresde.nn.repeat import through
+from scoresde.nn.transformers import ModulatedBlock, ModulatedOutput
 
 
 class SetTransformer(nnx.Module):
@@ -40,8 +41,7 @@ class SetTransformer(nnx.Module):
         inducing: number m of summaries by which the points see each other; 0: each attends to all.
         dropout: rate inside the feed-forward layers, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
-        scan: compile one block and loop over the parameters, which are then stacked.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
+        scan: compile one block and loop over their parameters.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
@@ -65,7 +65,6 @@ class SetTransformer(nnx.Module):
         dropout: float = 0.0,
         remat: bool = False,
         scan: bool = False,
-        attend: Attend = jax.nn.dot_product_attention,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
         labels: int = 0,
@@ -92,10 +91,9 @@ class SetTransformer(nnx.Module):
             rate=fraction(self, "dropout", dropout),
             source=self.conditions.width,
             inducing=whole(self, "inducing", inducing, 0),
-            attend=attend,
             rngs=rngs,
         )
-        self.remat, self.blocks = remat, stacked([block() for _ in range(depth)], scan=scan)
+        self.remat, self.scan, self.blocks = remat, scan, nnx.List([block() for _ in range(depth)])
         self.output = ModulatedOutput(width, dim, rngs=rngs)
 
     def __call__(
@@ -117,7 +115,7 @@ class SetTransformer(nnx.Module):
         def call(block: ModulatedBlock, h: jax.Array, key: jax.Array | None, _: None) -> jax.Array:
             return block(h, e, key, context=given.context, mask=there)
 
-        h, _ = through(self.blocks, call, h, key, remat=self.remat)
+        *_, h = through(self.blocks, call, h, split(key, len(self.blocks)), remat=self.remat, scan=self.scan)
         h = self.output(h, e)
         h = h if there is None else jnp.where(there[..., None], h, 0)
         return h.astype(jnp.promote_types(h.dtype, x.dtype))
