@@ -22,13 +22,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, divides, fraction, grid, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import divides, fraction, grid, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier
 from scoresde.nn.layers import linear, narrow, split
+from scoresde.nn.network import Network
 from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.positions import positions
 from scoresde.nn.repeat import through
@@ -36,7 +36,7 @@ from scoresde.nn.resample import folded, unfolded
 from scoresde.nn.transformers import ModulatedBlock, ModulatedOutput
 
 
-class DiT(nnx.Module):
+class DiT(Network):
     """A transformer on patches with adaptive layer normalisation (adaLN-zero).
 
     Args:
@@ -106,18 +106,10 @@ class DiT(nnx.Module):
         self.blocks = nnx.List([block() for _ in range(depth)])
         self.output = ModulatedOutput(width, pixels * self.outputs, rngs=rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
         grid(self, x.shape[1:], self.patch)
-        given = self.conditions(x, cond)
         e = [embedding(c, labels, given.vector) for embedding in self.embeddings]
         pixels = folded(given.beside(x), self.patch)
         h = self.input(narrow(pixels, self.input.kernel[...].dtype).reshape(len(x), -1, pixels.shape[-1]))
@@ -128,8 +120,7 @@ class DiT(nnx.Module):
 
         keys, own = split(key, len(self.blocks)), e if self.separate else None
         *_, h = through(self.blocks, call, h, keys, own, remat=self.remat, scan=self.scan)
-        h = unfolded(self.output(h, e[0]).reshape(*pixels.shape[:-1], -1), self.patch)
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        return unfolded(self.output(h, e[0]).reshape(*pixels.shape[:-1], -1), self.patch)
 
 
 dit_s = partial(DiT, width=384, depth=12, heads=6)

@@ -31,11 +31,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, check_labels, divides, fraction, grid, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import check_labels, divides, fraction, grid, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.flash import attention
 from scoresde.nn.layers import dropout, narrow, split
 from scoresde.nn.magnitude import Layer, Waves, cat, lerp, silu, unit
+from scoresde.nn.network import Network
 from scoresde.nn.repeat import through
 from scoresde.nn.resample import checked, cut, down, up
 
@@ -43,7 +44,7 @@ _TAPS = checked((1, 1))
 _RESIDUAL = 0.3
 
 
-class EDM2(nnx.Module):
+class EDM2(Network):
     """EDM2's U-Net (configuration G).
 
     Args:
@@ -120,17 +121,9 @@ class EDM2(nnx.Module):
         self.output = Layer(widths[0], pixel, dims=dims, rngs=rngs)
         self.gain = nnx.Param(jnp.zeros(()))
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         e = self._embed(c, labels, given.vector)
         keys = iter(split(key, sum(len(level) for level in (*self.down, *self.up))))
 
@@ -151,8 +144,7 @@ class EDM2(nnx.Module):
             h = cut(up(h, _TAPS), skips[-1].shape[1:-1]) if level else h
             first = 1 if level else 2
             *_, h = after(blocks, h, [None] * first + [skips.pop() for _ in blocks[first:]])
-        h = self.output(h, self.gain[...])
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        return self.output(h, self.gain[...])
 
     def _embed(self, c: jax.Array, labels: jax.Array | None, vector: jax.Array | None) -> jax.Array:
         """e (B, width); every class and label of mean square 1."""

@@ -23,15 +23,17 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from scoresde.nn.checks import check_input, constant, divides, fraction, positive, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import constant, divides, fraction, positive, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, dropout, layer_norm, linear, modulate, narrow, size, split
+from scoresde.nn.layers import dropout, layer_norm, linear, modulate, narrow, size, split
+from scoresde.nn.network import Network
+from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.repeat import through
 from scoresde.nn.transformers import CrossAttention
 
 
-class ResidualMLP(nnx.Module):
+class ResidualMLP(Network):
     """A residual MLP with adaptive scale, shift and gate.
 
     Args:
@@ -78,7 +80,8 @@ class ResidualMLP(nnx.Module):
         heads = divides(self, "heads", heads, "width", width)
         rngs, more = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
         self.conditions = Conditions("ResidualMLP", conditions, width=width, rngs=more)
-        self.embedding = Embedding(embedding, features, 2 * features, labels, self.conditions.features, rngs=rngs)
+        sizes = features, 2 * features, labels, self.conditions.features
+        self.embedding = NoiseEmbedding(embedding, *sizes, layers=1, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         beside = size(self.event_shape[:-1]) * self.conditions.channels
@@ -90,17 +93,9 @@ class ResidualMLP(nnx.Module):
         attended = range(depth if self.conditions.width else 0)
         self.cross = nnx.List([CrossAttention(width, self.conditions.width, heads, rngs=more) for _ in attended])
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         e = self.embedding(c, labels, given.vector)
         flat = x.reshape(x.shape[0], size(self.event_shape))
         waves = input_waves(flat, c, self.input_frequencies, np.array(self.input_offset))
@@ -118,7 +113,7 @@ class ResidualMLP(nnx.Module):
         *_, h = through(pairs, call, h, split(key, len(pairs)), remat=self.remat, scan=self.scan)
         scale, shift = jnp.split(self.modulation(e), 2, axis=-1)
         h = self.output(jax.nn.silu(modulate(layer_norm(h), scale, shift)))
-        return h.reshape(x.shape).astype(jnp.promote_types(h.dtype, x.dtype))
+        return h.reshape(x.shape)
 
 
 class _Block(nnx.Module):

@@ -19,17 +19,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, divides, fraction, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import divides, fraction, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.descriptions import Present
 from scoresde.nn.embeddings import gaussian_fourier
 from scoresde.nn.layers import linear, narrow, split
+from scoresde.nn.network import Network
 from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.repeat import through
 from scoresde.nn.transformers import ModulatedBlock, ModulatedOutput
 
 
-class SetTransformer(nnx.Module):
+class SetTransformer(Network):
     """A permutation-equivariant transformer for point clouds.
 
     Args:
@@ -96,17 +97,9 @@ class SetTransformer(nnx.Module):
         self.remat, self.scan, self.blocks = remat, scan, nnx.List([block() for _ in range(depth)])
         self.output = ModulatedOutput(width, dim, rngs=rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         there = given.present
         e = self.embedding(c, labels, given.vector)
         points = given.beside(x) if there is None else jnp.where(there[..., None], given.beside(x), 0)
@@ -117,5 +110,4 @@ class SetTransformer(nnx.Module):
 
         *_, h = through(self.blocks, call, h, split(key, len(self.blocks)), remat=self.remat, scan=self.scan)
         h = self.output(h, e)
-        h = h if there is None else jnp.where(there[..., None], h, 0)
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        return h if there is None else jnp.where(there[..., None], h, 0)

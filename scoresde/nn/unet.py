@@ -26,10 +26,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from scoresde.nn.blocks import Layout, ResBlock, doubling, entering_channels, halving
-from scoresde.nn.checks import check_input, constant, fraction, positive, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import constant, fraction, positive, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, conv, initial_keys, narrow, split
+from scoresde.nn.layers import conv, initial_keys, narrow, split
+from scoresde.nn.network import Network
 from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.repeat import through
 from scoresde.nn.resample import cut, double, down, folded, halve, unfolded, up
@@ -40,7 +41,7 @@ After = Callable[..., list[jax.Array]]
 """(blocks, h, what is concatenated to h before each of them) -> h after each of them."""
 
 
-class UNet(nnx.Module):
+class UNet(Network):
     """A U-Net told the noise level in every block.
 
     Args:
@@ -111,7 +112,9 @@ class UNet(nnx.Module):
         self.conditions = Conditions("UNet", conditions, width=e, rngs=initial_keys(jax.random.fold_in(key, 1)))
         if self.conditions.width and not (attention_levels or layout.middle):
             raise ValueError("UNet: tokens are attended to where there is attention: give attention_levels, got none")
-        self.embedding = self._embedding(embedding, features, e, labels, rngs)
+        sizes, two = (features, e, labels, self.conditions.features), layout.embedding_width > 0
+        first = two and layout.vector_first
+        self.embedding = NoiseEmbedding(embedding, *sizes, layers=1 + two, vector_first=first, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         seen = self.event_shape[-1] * (1 + 2 * len(self.input_frequencies)) + self.conditions.channels
@@ -120,14 +123,6 @@ class UNet(nnx.Module):
         self.input = conv(dims, pixel, first, rngs=rngs)
         self._build(block, dims, first, widths, blocks, set(attention_levels), rngs)
         self._build_pyramids(dims, pixel, widths, outputs * self.patch**dims, rngs)
-
-    def _embedding(
-        self, function: Features, features: int, width: int, labels: int, rngs: nnx.Rngs
-    ) -> Embedding | NoiseEmbedding:
-        sizes = features, width, labels, self.conditions.features
-        if not self.layout.embedding_width:
-            return Embedding(function, *sizes, rngs=rngs)
-        return NoiseEmbedding(function, *sizes, vector_first=self.layout.vector_first, rngs=rngs)
 
     def _build(
         self,
@@ -194,19 +189,11 @@ class UNet(nnx.Module):
                 raise ValueError(f"UNet: attention_levels must be in 0..{len(multipliers) - 1}, got {level!r}")
         return len(shape) - 1
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
         offset = np.reshape(self.input_offset, self.event_shape if len(self.input_offset) > 1 else ())
         waves = input_waves(x, c, self.input_frequencies, offset)
-        given = self.conditions(x, cond)
         waves = narrow(given.beside(waves.reshape(*x.shape[:-1], -1)), self.input.kernel[...].dtype)
         e, keys = self.embedding(c, labels, given.vector), iter(split(key, self._count()))
 
@@ -220,8 +207,7 @@ class UNet(nnx.Module):
 
         h, skips = self._descend(after, folded(waves, self.patch))
         *_, h = after(self.middle, h)
-        h = unfolded(self._ascend(after, h, skips), self.patch)
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        return unfolded(self._ascend(after, h, skips), self.patch)
 
     def _count(self) -> int:
         resampling = 2 * len(self.halve) if self.layout.resampling_blocks else 0

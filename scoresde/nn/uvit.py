@@ -29,16 +29,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, divides, fraction, grid, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import divides, fraction, grid, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import Embedding, conv, layer_norm, linear, narrow, size, split, trained
+from scoresde.nn.layers import conv, layer_norm, linear, narrow, size, split, trained
+from scoresde.nn.network import Network
+from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.repeat import through
 from scoresde.nn.resample import folded, unfolded
 from scoresde.nn.transformers import FeedForward, SelfAttention
 
 
-class UViT(nnx.Module):
+class UViT(Network):
     """A transformer on patches, noise and conditions as one sequence, with long skips.
 
     Args:
@@ -89,7 +91,7 @@ class UViT(nnx.Module):
         heads, dims = divides(self, "heads", heads, "width", width), len(self.event_shape) - 1
         pixels, rngs = self.patch**dims, nnx.Rngs(key)
         self.conditions = Conditions("UViT", conditions, width=width, rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
-        self.embedding = Embedding(embedding, features, width, labels, rngs=rngs)
+        self.embedding = NoiseEmbedding(embedding, features, width, labels, layers=1, rngs=rngs)
         self.noise = linear(width, width, rngs=rngs)
         vector = self.conditions.features
         self.vector = linear(vector, width, gain=0, rngs=rngs) if vector else None
@@ -106,17 +108,9 @@ class UViT(nnx.Module):
         self.pixels = linear(width, pixels * channels, rngs=rngs)
         self.output = conv(dims, channels, channels, gain=0, rngs=rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         dtype = self.input.kernel[...].dtype
         pixels = folded(given.beside(x), self.patch)
         patches = self.input(narrow(pixels, dtype).reshape(len(x), -1, pixels.shape[-1]))
@@ -139,8 +133,7 @@ class UViT(nnx.Module):
         h = call(self.middle, states[-1], middle, None)
         *_, h = h, *after(self.up, call, h, split(above, len(self.up)), states[:0:-1])
         h = self.pixels(layer_norm(h[:, -patches.shape[1] :])).reshape(*pixels.shape[:-1], -1)
-        h = self.output(unfolded(h, self.patch))
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        return self.output(unfolded(h, self.patch))
 
 
 class _Block(nnx.Module):
