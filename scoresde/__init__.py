@@ -64,6 +64,7 @@ from scoresde.optimise import smooth_grid as smooth_grid
 from scoresde.precond import Preconditioner as Preconditioner
 from scoresde.rate import RateDistortion as RateDistortion
 from scoresde.rate import rate_distortion as rate_distortion
+from scoresde.score import given as given
 from scoresde.sde import SDE as SDE
 from scoresde.sde import VE as VE
 from scoresde.sde import VP as VP
