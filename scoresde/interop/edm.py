@@ -52,14 +52,24 @@ DEFAULTS = {
     "beta_min": 0.1,
     "M": 1000,
 }
-NEEDED = ("img_resolution", "model_type", "model_channels", "channel_mult", "num_blocks", "attn_resolutions")
+NEEDED = "img_resolution", "model_type"
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "SongUNet": {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "attn_resolutions": [16]},
+    "DhariwalUNet": {
+        "model_channels": 192,
+        "channel_mult": [1, 2, 3, 4],
+        "num_blocks": 3,
+        "attn_resolutions": [32, 16, 8],
+    },
+}
 CHOICES = {
-    "model_type": ("SongUNet", "DhariwalUNet"),
+    "model_type": tuple(ARCHITECTURES),
     "embedding_type": ("positional", "fourier"),
     "encoder_type": ("standard", "skip", "residual"),
     "decoder_type": ("standard", "skip"),
     "precond": tuple(PRECONDITIONERS),
 }
+MOST_FEATURES = 2**16
 ENCODERS = {"standard": None, "skip": nn.SkipInput, "residual": nn.ResidualInput}
 
 
@@ -71,8 +81,9 @@ def edm(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretraine
 
     Args:
         config: arguments of the original's network and preconditioning in one dict, such as ``model_type``,
-            ``model_channels``, ``channel_mult``, ``img_resolution`` and ``precond``; those of ``DEFAULTS`` may be left
-            out, those that do not shape the network are ignored.
+            ``model_channels``, ``channel_mult``, ``img_resolution`` and ``precond``; those of ``DEFAULTS`` and
+            ``ARCHITECTURES`` may be left out, as the published pickles do, those that do not shape the network are
+            ignored.
         state: the tensors by the original's names, ``model. ...`` (and ``u`` for iDDPM).
 
     Raises:
@@ -103,6 +114,9 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, choices in CHOICES.items():
         if config[name] not in choices:
             raise ValueError(f"edm: config's {name} must be one of {choices}, got {config[name]!r}")
+    config = ARCHITECTURES[config["model_type"]] | config
+    if not config["model_channels"] * config["channel_mult_noise"] <= MOST_FEATURES:
+        raise ValueError(f"edm: config's model_channels and channel_mult_noise give more than {MOST_FEATURES} features")
     if config["model_type"] == "DhariwalUNet":
         config |= {"embedding_type": "positional", "encoder_type": "standard", "decoder_type": "standard"}
     return config
