@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import linen_originals
 import msgpack
 import numpy as np
 import pytest
@@ -199,6 +200,12 @@ def in_jax(state):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+def test_flax_gives_these_names(name):
+    config = LAYOUTS[name]
+    assert linen_originals.shapes(config) == jax.tree.map(np.shape, in_jax(layout(config)))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_a_checkpoint_of_jax_is_that_of_pytorch_under_other_names(tmp_path, name):
     config = LAYOUTS[name]
     state = layout(config)
@@ -215,6 +222,9 @@ def test_a_checkpoint_of_jax_is_that_of_pytorch_under_other_names(tmp_path, name
     assert found["sigmas"][0] == pytest.approx(348) and read_original(path).kind == "score_sde"
     with pytest.raises(ValueError, match="attn_resolutions and image_size"):
         read_score_sde_flax(path, {"attn_resolutions": [16, 8]})
+    path.write_bytes(msgpack_serialize({"params_ema": {"Dense_0": tree["Dense_0"]}}))
+    with pytest.raises(ValueError, match="only networks of BigGAN blocks are read from flax"):
+        read_score_sde_flax(path)
 
 
 def test_arrays_of_flax_come_back(tmp_path, monkeypatch):

@@ -27,48 +27,10 @@ from jax.tree_util import Partial
 from scoresde import nn, precond
 from scoresde.interop.discrete import DiscreteVP, scheduler_sde, stepwise_score
 from scoresde.interop.pretrained import Pretrained
+from scoresde.interop.score_sde_config import checked
 from scoresde.interop.tensors import Leaf, abstract, any_size, conv, convert, dense, norm, same
 from scoresde.sde import SDE, VE, VP, SubVP, expand
 
-DEFAULTS = {
-    "name": "ncsnpp",
-    "num_channels": 3,
-    "centered": False,
-    "scale_by_sigma": False,
-    "fir": False,
-    "fir_kernel": (1, 3, 3, 1),
-    "resblock_type": "biggan",
-    "progressive": "none",
-    "progressive_input": "none",
-    "progressive_combine": "sum",
-    "embedding_type": "fourier",
-    "skip_rescale": True,
-    "dropout": 0.0,
-    "continuous": True,
-    "num_scales": 1000,
-    "beta_min": 0.1,
-    "beta_max": 20.0,
-    "sigma_min": 0.01,
-    "sigma_max": 50.0,
-    "conditional": True,
-    "resamp_with_conv": True,
-    "nonlinearity": "swish",
-}
-NEEDED = ("image_size", "nf", "ch_mult", "num_res_blocks", "attn_resolutions", "sde")
-CHOICES = {
-    "name": ("ncsnpp", "ddpm"),
-    "sde": ("vp", "subvp", "ve", "vpsde", "subvpsde", "vesde"),
-    "resblock_type": ("biggan", "ddpm"),
-    "progressive": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "progressive_combine": ("sum", "cat"),
-    "embedding_type": ("fourier", "positional"),
-    "conditional": (True,),
-    "resamp_with_conv": (True,),
-    "nonlinearity": ("swish",),
-}
-DDPM = {"embedding_type": "positional", "resblock_type": "ddpm", "skip_rescale": False, "fir": False}
-DDPM |= {"progressive": "none", "progressive_input": "none"}
 INPUTS = {"none": None, "input_skip": nn.SkipInput, "residual": nn.ResidualInput}
 OUTPUTS = {"none": None, "output_skip": nn.SkipOutput, "residual": nn.ResidualOutput}
 
@@ -79,13 +41,13 @@ def score_sde(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pre
     Args:
         config: entries of the original's ``config.model``, ``config.data`` and ``config.training`` in one dict, such as
             ``nf``, ``ch_mult``, ``image_size``, ``centered``, with ``sde`` (vp, subvp or ve) and its parameters. Those
-            of ``DEFAULTS`` may be left out, those that do not shape the network are ignored.
+            of ``score_sde_config.DEFAULTS`` may be left out, those that do not shape the network are ignored.
         state: the tensors by the original's names, ``all_modules.{i}. ...`` and ``sigmas``.
 
     Raises:
         ValueError: a missing or unknown entry; missing, extra or misshapen tensors, listed in one line.
     """
-    config = _checked(config)
+    config = checked(config)
     build, size = partial(_network, config), config["image_size"]
     apply, (_, shapes) = any_size(build), abstract(partial(build, (size, size)))
     params, others = convert(_leaves(config, shapes), shapes, state, {"sigmas": np.shape(state.get("sigmas", ()))[-1:]})
@@ -96,19 +58,6 @@ def score_sde(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pre
     if isinstance(sde, DiscreteVP):
         score = partial(stepwise_score, bare, sde, precond.noise)
     return Pretrained(sde, params, bare, Partial(score, params), data_range)
-
-
-def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [name for name in NEEDED if name not in config]
-    if missing:
-        raise ValueError(f"score_sde: config lacks {', '.join(missing)}")
-    config = {**DEFAULTS, **config}
-    for name, choices in CHOICES.items():
-        value = config[name].lower() if isinstance(config[name], str) else config[name]
-        if value not in choices:
-            raise ValueError(f"score_sde: config's {name} must be one of {choices}, got {config[name]!r}")
-        config[name] = value
-    return {**config, **DDPM} if config["name"] == "ddpm" else config
 
 
 def _sde(config: Mapping[str, Any]) -> SDE:
