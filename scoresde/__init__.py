@@ -2,6 +2,7 @@
 
 from scoresde import augment as augment
 from scoresde import checkpoint as checkpoint
+from scoresde import guidance as guidance
 from scoresde import interop as interop
 from scoresde import metrics as metrics
 from scoresde import nn as nn

@@ -20,6 +20,7 @@ FLOORS = {
     "augment": 0,
     "skipped": 0,
     "gaussian": 1,
+    "tweedie": 1,
     "precond": 1,
     "weights": 1,
     "uncertainty": 1,
