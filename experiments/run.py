@@ -81,6 +81,7 @@ def _of_classes(
     shares = (count + 1) / np.sum(count + 1)  # no class is impossible
     posterior = classes.classifier(keys[0], data, model, score, shares, x, work)
     figures = {"unconditional": alone, "classifier": classes.accuracy(posterior, known)}
+    figures["weights"] = [f"{w:g}" for w in classes.WEIGHTS]
     return classes.sheets(keys[1], data, model, score, len(count), work), figures
 
 
