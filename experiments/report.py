@@ -177,8 +177,8 @@ def _classes(report: dict[str, Any]) -> list[str]:
     alone, by, unit = known["unconditional"], known["classifier"], report["likelihood"]["unit"]
     return [
         "## Classes",
-        f"The likelihood above is given the class; without it {_short(alone['mean'])} ± {alone['std_error']:.2g} {unit}."
-        f" By Bayes' rule from the variational bound of each class ({by['draws']} draws), "
+        f"The likelihood above is given the class; without it {_short(alone['mean'])} ± {alone['std_error']:.2g} "
+        f"{unit}. By Bayes' rule from the variational bound of each class ({by['draws']} draws), "
         f"{100 * by['accuracy']:.1f} ± {100 * by['std_error']:.1f} % of {by['examples']} held-out examples are "
         f"given their class.",
         "![samples of each class](figures/classes.png)",
