@@ -2,9 +2,12 @@
 
 from scoresde import augment as augment
 from scoresde import checkpoint as checkpoint
+from scoresde import guidance as guidance
 from scoresde import interop as interop
+from scoresde import inverse as inverse
 from scoresde import metrics as metrics
 from scoresde import nn as nn
+from scoresde import operators as operators
 from scoresde import precond as precond
 from scoresde.average import Power as Power
 from scoresde.average import power as power
@@ -25,6 +28,7 @@ from scoresde.divergence import hutch_pp as hutch_pp
 from scoresde.divergence import hutchinson as hutchinson
 from scoresde.flow import Flow as Flow
 from scoresde.flow import probability_flow as probability_flow
+from scoresde.gaussian import CorrelatedMixture as CorrelatedMixture
 from scoresde.gaussian import GaussianMixture as GaussianMixture
 from scoresde.grids import angle_grid as angle_grid
 from scoresde.grids import beta_grid as beta_grid
@@ -64,6 +68,7 @@ from scoresde.optimise import smooth_grid as smooth_grid
 from scoresde.precond import Preconditioner as Preconditioner
 from scoresde.rate import RateDistortion as RateDistortion
 from scoresde.rate import rate_distortion as rate_distortion
+from scoresde.score import given as given
 from scoresde.sde import SDE as SDE
 from scoresde.sde import VE as VE
 from scoresde.sde import VP as VP

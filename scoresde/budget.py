@@ -49,7 +49,7 @@ from jax.typing import ArrayLike
 from scoresde.dequantise import Dequantisation, dequantise, dequantised_log_likelihood, uniform_dequantisation
 from scoresde.divergence import Divergence, exact_divergence
 from scoresde.likelihood import log_likelihood
-from scoresde.score import Score, as_partial, check_score
+from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE, example_keys
 
 
@@ -176,7 +176,7 @@ def _truncation(key: jax.Array, sde: SDE, score: Partial, x: jax.Array, divergen
     t = jnp.asarray(sde.t_min, x.dtype)
     log_alpha, variance = sde.log_alpha(t), sde.variance(t)
 
-    def offset(key: jax.Array, x: jax.Array) -> jax.Array:
+    def offset(score: Partial, key: jax.Array, x: jax.Array) -> jax.Array:
         field = lambda x: check_score(score(x[None], t), x[None])[0]  # noqa: E731
         s, div = divergence(field, x, divergence.draw(key, x))
         return (
@@ -186,7 +186,8 @@ def _truncation(key: jax.Array, sde: SDE, score: Partial, x: jax.Array, divergen
         )
 
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(offset)(example_keys(key, len(x)), x)
+        scores, axes = each(score, len(x))
+        return jax.vmap(offset, (axes, 0, 0))(scores, example_keys(key, len(x)), x)
 
 
 @jax.jit

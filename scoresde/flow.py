@@ -26,7 +26,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.score import Score, as_partial, check_score
+from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE, expand, is_concrete
 
 FIRST_STEP = 0.02  # of an angle of at most pi/2; the controller takes over from there
@@ -254,14 +254,14 @@ def _flow(
     method: Method,
     joint: bool,
 ) -> Flow:
-    field = velocity(sde, score, sigma_data, (t_start, t_end))
     start, end = angle(sde, t_start, sigma_data), angle(sde, t_end, sigma_data)
     times, save = t_end, None
     if save_at is not None:
         save = jnp.clip(angle(sde, save_at, sigma_data), jnp.minimum(start, end), jnp.maximum(start, end))
         times = jnp.append(save_at, t_end)
 
-    def solve(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+    def solve(score: Partial, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+        field = velocity(sde, score, sigma_data, (t_start, t_end))
         u = x / radius(sde, t_start, sigma_data)
         u, num_evals, success, stop = method.solve(field, u, start, end, tolerance, save)
         return u * expand(radius(sde, times, sigma_data), u), num_evals, success, stop
@@ -269,11 +269,13 @@ def _flow(
     with jax.default_matmul_precision("highest"):
         if joint:
             batch = x.shape[:1]
-            x, *one = solve(x)
+            x, *one = solve(score, x)
             num_evals, success, stop = jax.tree.map(lambda v: jnp.full(batch, v), tuple(one))
         else:
             example = 0 if save is None else 1  # the axis of the examples in the result
-            x, num_evals, success, stop = jax.vmap(solve, out_axes=(example, 0, 0, 0))(x[:, None])
+            scores, axes = each(score, len(x))
+            mapped = jax.vmap(solve, in_axes=(axes, 0), out_axes=(example, 0, 0, 0))
+            x, num_evals, success, stop = mapped(scores, x[:, None])
             x = jnp.squeeze(x, example + 1)
     at_limit, reached = stop
     time = jnp.where(success, t_end, time_at(sde, reached, sigma_data, (t_start, t_end)))

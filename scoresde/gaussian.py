@@ -5,8 +5,14 @@ If x_0 ~ sum_k w_k N(m_k, diag s_k^2) then x_t ~ sum_k w_k N(alpha m_k, diag v_k
     score(x, t) = -sum_k r_k(x) (x - alpha m_k) / v_k,      r_k = posterior probability of component k given x_t.
 
 This is the oracle against which samplers, likelihoods and losses are tested, and a source of toy data.
+
+Given a linear measurement y = A x_0 + sigma_y n it stays a mixture, now with full covariances (``posterior``):
+
+    V_k = A S_k A^T + sigma_y^2 I,      K_k = S_k A^T V_k^(-1),      S_k = diag s_k^2,
+    x_0 | y ~ sum_k w_k(y) N(m_k + K_k (y - A m_k), (I - K_k A) S_k),      w_k(y) ~ w_k N(y; A m_k, V_k).
 """
 
+import dataclasses
 import math
 from functools import partial
 
@@ -86,6 +92,104 @@ class GaussianMixture:
     def score(self, sde: SDE) -> Score:
         """The exact score(x, t) = grad log p_t(x): x of shape (B, *event), t a scalar or (B,)."""
         return Partial(_mixture_score, self, sde)
+
+    def posterior(self, matrix: ArrayLike, y: ArrayLike, sigma_y: float) -> "CorrelatedMixture":
+        """The law of x_0 given y = matrix x_0 + sigma_y n, for events of one axis.
+
+        Args:
+            matrix: (m, D).
+            y: (m,), one measurement.
+            sigma_y: standard deviation of its noise, positive.
+
+        Raises:
+            ValueError: shapes that do not belong together, sigma_y not positive.
+        """
+        A, y = (jnp.asarray(v, self.means.dtype) for v in (matrix, y))
+        if self.means.ndim != 2 or A.ndim != 2 or A.shape[1] != self.means.shape[1] or y.shape != A.shape[:1]:
+            raise ValueError(f"matrix (m, D) and y (m,) must fit means {self.means.shape}, got {A.shape} and {y.shape}")
+        if not 0 < sigma_y < math.inf:
+            raise ValueError(f"sigma_y must be positive and finite, got {sigma_y!r}")
+
+        def component(m: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            S, unit = jnp.diag(s**2), jnp.eye(len(m), dtype=m.dtype)
+            V = A @ S @ A.T + sigma_y**2 * jnp.eye(len(y), dtype=m.dtype)
+            K = jnp.linalg.solve(V, A @ S).T
+            left = unit - K @ A  # (I - K A) S, written so that it is symmetric and positive to rounding
+            evidence = jax.scipy.stats.multivariate_normal.logpdf(y, A @ m, V)
+            return m + K @ (y - A @ m), left @ S @ left.T + sigma_y**2 * K @ K.T, evidence
+
+        with jax.default_matmul_precision("highest"):
+            stds = jnp.broadcast_to(expand(self.stds, self.means), self.means.shape)
+            means, covariances, evidence = jax.vmap(component)(self.means, stds)
+        return CorrelatedMixture(means, covariances, jax.nn.softmax(jnp.log(self.weights) + evidence))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["means", "covariances", "weights"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class CorrelatedMixture:
+    """The mixture sum_k weights_k N(means_k, covariances_k), such as ``GaussianMixture.posterior`` returns.
+
+    Attributes:
+        means: (K, D).
+        covariances: (K, D, D), positive definite.
+        weights: (K,), which sum to one.
+    """
+
+    means: jax.Array
+    covariances: jax.Array
+    weights: jax.Array
+
+    @property
+    def mean(self) -> jax.Array:
+        """(D,)."""
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> jax.Array:
+        """(D, D)."""
+        away = self.means - self.mean[None]
+        return jnp.einsum("k,kij->ij", self.weights, self.covariances + away[:, :, None] * away[:, None, :])
+
+    @partial(jax.jit, static_argnames="n")
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """Draw (n, D) exact samples; sample i depends on (key, i) alone."""
+        roots = jnp.linalg.cholesky(self.covariances)
+
+        def draw(key: jax.Array) -> jax.Array:
+            key_component, key_noise = jax.random.split(key)
+            k = jax.random.categorical(key_component, jnp.log(self.weights))
+            return self.means[k] + roots[k] @ jax.random.normal(key_noise, self.means.shape[1:], self.means.dtype)
+
+        return jax.vmap(draw)(example_keys(key, n))
+
+    @jax.jit
+    def log_joint(self, x: ArrayLike) -> jax.Array:
+        """log w_k N(x; m_k, C_k), (B, D) -> (B, K): its softmax over k says from which component x is."""
+        normal = jax.vmap(jax.scipy.stats.multivariate_normal.logpdf, in_axes=(None, 0, 0))
+        normal = jax.vmap(normal, in_axes=(0, None, None))
+        return jnp.log(self.weights)[None] + normal(jnp.asarray(x), self.means, self.covariances)
+
+    def log_prob(self, x: ArrayLike) -> jax.Array:
+        """Log-density in nats: (B, D) -> (B,)."""
+        return jax.nn.logsumexp(self.log_joint(x), axis=1)
+
+    def marginal(self, sde: SDE, t: ArrayLike) -> "CorrelatedMixture":
+        """The law of x_t at one time t, itself a mixture."""
+        noise = sde.variance(t) * jnp.eye(self.means.shape[1], dtype=self.means.dtype)
+        return CorrelatedMixture(
+            sde.alpha(t) * self.means, sde.alpha(t) ** 2 * self.covariances + noise[None], self.weights
+        )
+
+    def score(self, sde: SDE) -> Score:
+        """The exact score(x, t): x of shape (B, D), t a scalar or (B,)."""
+        return Partial(_correlated_score, self, sde)
+
+
+def _correlated_score(mixture: CorrelatedMixture, sde: SDE, x: jax.Array, t: jax.Array) -> jax.Array:
+    def of_example(x: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: mixture.marginal(sde, t).log_prob(x[None])[0])(x)
+
+    return jax.vmap(of_example)(x, jnp.broadcast_to(t, x.shape[:1]).astype(x.dtype))
 
 
 def _log_joint(

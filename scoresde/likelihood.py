@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 
 from scoresde.divergence import Divergence, hutchinson
 from scoresde.flow import Method, angle, failure_message, radius, time_at, velocity
-from scoresde.score import Score, as_partial
+from scoresde.score import Score, as_partial, each
 from scoresde.sde import SDE, example_keys
 
 
@@ -148,10 +148,10 @@ def _log_likelihood(
     t_min, t_max = jnp.asarray(sde.t_min, x.dtype), jnp.asarray(sde.t_max, x.dtype)
     r_min, r_max = radius(sde, t_min, sigma_data), radius(sde, t_max, sigma_data)
     start, end = angle(sde, t_min, sigma_data), angle(sde, t_max, sigma_data)
-    field = velocity(sde, score, sigma_data, (t_min, t_max))
     dims = math.prod(x.shape[1:])
 
-    def solve(key: jax.Array, x: jax.Array) -> tuple[Any, ...]:
+    def solve(score: Partial, key: jax.Array, x: jax.Array) -> tuple[Any, ...]:
+        field = velocity(sde, score, sigma_data, (t_min, t_max))
         probes = divergence.draw(key, x)
 
         def augmented(phi: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -163,8 +163,8 @@ def _log_likelihood(
         return (u[0], dims * integral[0]), *rest
 
     with jax.default_matmul_precision("highest"):
-        keys = example_keys(key, x.shape[0], first)
-        (u, integral), num_evals, success, (at_limit, reached) = jax.vmap(solve)(keys, x)
+        keys, (scores, axes) = example_keys(key, x.shape[0], first), each(score, len(x))
+        (u, integral), num_evals, success, (at_limit, reached) = jax.vmap(solve, (axes, 0, 0))(scores, keys, x)
     latent = r_max * u
     log_prob = sde.prior_log_prob(latent) + dims * jnp.log(r_max / r_min) + jnp.mean(integral, axis=1)
     time = jnp.where(success, t_max, time_at(sde, reached, sigma_data, (t_min, t_max)))

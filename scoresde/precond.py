@@ -22,6 +22,7 @@ table 1; Salimans and Ho, "Progressive distillation" (2022), appendix D.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.score import Score, check_score, flatten
+from scoresde.score import check_score, flatten
 from scoresde.sde import SDE, expand
 
 Coefficients = tuple[jax.Array, jax.Array]
@@ -98,9 +99,10 @@ class Preconditioner:
         """Measure ``sigma_data`` as the root-mean-square of ``x`` (B, *event) over all its entries."""
         return cls(sde, float(np.sqrt(np.mean(np.square(np.asarray(x, np.float64))))), prediction)
 
-    def score(self, network: Callable[[jax.Array, jax.Array], jax.Array]) -> Score:
+    def score(self, network: Callable[..., jax.Array]) -> Partial:
         """The score of ``network(u, c)``, which takes u (B, *event) of unit variance and c (B,), and returns F like u.
 
+        Called as ``score(x, t, cond)``, as by ``given(score, cond)``, it is that of ``network(u, c, cond=cond)``.
         If ``network`` is a ``jax.tree_util.Partial`` its arrays stay traced arguments and are never compiled in.
         """
         return Partial(_network_score, self, network if isinstance(network, Partial) else Partial(network))
@@ -123,7 +125,9 @@ class Preconditioner:
 jax.tree_util.register_static(Preconditioner)
 
 
-def _network_score(precond: Preconditioner, network: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+def _network_score(
+    precond: Preconditioner, network: Partial, x: jax.Array, t: jax.Array, cond: Any = None
+) -> jax.Array:
     sde, sigma_data = precond.sde, precond.sigma_data
     t = jnp.asarray(t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -131,5 +135,6 @@ def _network_score(precond: Preconditioner, network: Partial, x: jax.Array, t: j
     flat = flatten(x)
     u = flat / expand(_radius(alpha, sigma, sigma_data), flat)
     c = jnp.broadcast_to(-0.5 * sde.log_snr(t) - math.log(sigma_data), x.shape[:1])
-    F = flatten(check_score(network(u.reshape(x.shape), c), x))
+    more = {} if cond is None else {"cond": cond}
+    F = flatten(check_score(network(u.reshape(x.shape), c, **more), x))
     return (-(expand(p, u) * u + expand(q, u) * F) / expand(sigma, u)).reshape(x.shape)

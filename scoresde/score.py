@@ -2,6 +2,11 @@
 
 Exact scores, networks behind their preconditioning and guided scores share this one type, so that each of them works
 with every solver, the probability flow, the likelihood and the loss.
+
+What else is known of the examples, an array (B, ...) or a tree of them, joins a score by ``given(score, cond)``. Where
+examples are solved one by one under ``vmap``, x has B = 1 and so have the conditions: each example's row goes with it
+(``each``). For that they must be seen, as leaves of the score's tree: a function of scores that returns
+``jax.tree_util.Partial(function, score, ...)`` shows them, one that closes over its score hides them.
 """
 
 from collections.abc import Callable
@@ -19,6 +24,52 @@ def as_partial(score: Callable[..., Any]) -> Partial:
     if not callable(score):
         raise ValueError(f"score must be a function (x, t) -> array like x, got {type(score).__name__}")
     return score if isinstance(score, Partial) else Partial(score)
+
+
+def given(score: Callable[..., jax.Array], cond: Any) -> Partial:
+    """The score (x, t) -> score(x, t, cond) of examples of which ``cond`` is known.
+
+    Args:
+        score: ``score(x, t, cond)``, such as those of ``Preconditioner.score`` and ``scoresde.interop``.
+        cond: an array (B, ...) or a tree of them, a row for each example, or (1, ...) for all of them.
+
+    >>> import scoresde as ss
+    >>> left, right = (ss.GaussianMixture([[m]], [1.0], [1.0]).score(ss.VP()) for m in (-2.0, 2.0))
+    >>> score = given(lambda x, t, c: jnp.where(c[:, None] == 0, left(x, t), right(x, t)), jnp.array([0, 1]))
+    >>> ends = ss.probability_flow(ss.VP(), score, jnp.zeros((2, 1)), 1.0, ss.VP().t_min).x
+    >>> ends.round().tolist()
+    [[-2.0], [2.0]]
+    """
+    return Partial(_given, cond, as_partial(score))
+
+
+def _given(cond: Any, score: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    return score(x, t, cond)
+
+
+def each(score: Partial, batch: int) -> tuple[Partial, Any]:
+    """The score and its axes for ``jax.vmap`` over ``batch`` examples: the rows of its conditions, and nothing else.
+
+    Raises:
+        ValueError: conditions that are not (B, ...) or (1, ...).
+    """
+
+    def rows(leaf: Any) -> jax.Array:
+        if jnp.shape(leaf)[:1] not in ((batch,), (1,)):
+            raise ValueError(f"given: cond must be arrays (B, ...) with B = {batch} or 1, got {jnp.shape(leaf)}")
+        leaf = jnp.asarray(leaf)
+        return jnp.broadcast_to(leaf, (batch, *leaf.shape[1:]))[:, None]
+
+    def conditional(node: Any) -> bool:
+        return isinstance(node, Partial) and node.func is _given
+
+    def split(node: Any) -> Any:
+        return Partial(_given, jax.tree.map(rows, node.args[0]), node.args[1]) if conditional(node) else node
+
+    def axes(node: Any) -> Any:
+        return Partial(_given, 0, None) if conditional(node) else None
+
+    return tuple(jax.tree.map(part, score, is_leaf=conditional) for part in (split, axes))
 
 
 def check_score(value: jax.Array, x: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.flow import Flow, angle, radius
-from scoresde.score import Score, as_partial, check_score
+from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE, example_keys, expand, is_concrete
 
 TREE = 2.0**-16  # of the way: the tree's resolution, below which it interpolates with the right law
@@ -98,7 +98,7 @@ def _reverse(
     def time(lam: Any) -> jax.Array:
         return jnp.clip(sde.time(2 * lam), t_end, t_start)
 
-    def drift(lam: Any, u: jax.Array, _: Any) -> jax.Array:
+    def drift(lam: Any, u: jax.Array, score: Any) -> jax.Array:
         t = time(lam)
         point = (radius(sde, t, sigma_data) * u)[None]
         eps_hat = -sde.sigma(t) * check_score(score(point, t), point)[0]
@@ -109,20 +109,21 @@ def _reverse(
         weight = jnp.sqrt(jnp.asarray(2, u.dtype)) * jnp.sin(angle(sde, time(lam), sigma_data))
         return lineax.DiagonalLinearOperator(jnp.broadcast_to(weight, u.shape))
 
-    def solve(key: jax.Array, u: jax.Array) -> jax.Array:
+    def solve(score: Partial, key: jax.Array, u: jax.Array) -> jax.Array:
         like = jax.ShapeDtypeStruct(u.shape, u.dtype)
         path = diffrax.VirtualBrownianTree(start, end, (end - start) * TREE, like, key, diffrax.SpaceTimeLevyArea)
         terms: Any = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path))
 
         def step(k: jax.Array, state: Any) -> Any:
             here, there = (start + (end - start) * (i / steps).astype(x.dtype) for i in (k, k + 1))
-            u, _, _, memory, _ = solver.step(terms, here, there, state[0], None, state[1], made_jump=jnp.array(False))
+            u, _, _, memory, _ = solver.step(terms, here, there, state[0], score, state[1], made_jump=jnp.array(False))
             return u, memory
 
-        first = solver.init(terms, start, start + (end - start) / steps, u, None)
+        first = solver.init(terms, start, start + (end - start) / steps, u, score)
         return jax.lax.fori_loop(0, steps, step, (u, first))[0]
 
     with jax.default_matmul_precision("highest"):
-        u = jax.vmap(solve)(example_keys(key, len(x)), x / radius(sde, t_start, sigma_data))
+        scores, axes = each(score, len(x))
+        u = jax.vmap(solve, (axes, 0, 0))(scores, example_keys(key, len(x)), x / radius(sde, t_start, sigma_data))
     success = jnp.all(jnp.isfinite(u.reshape(len(x), -1)), axis=1)
     return jnp.where(expand(success, u), radius(sde, t_end, sigma_data) * u, jnp.nan), success

@@ -30,7 +30,7 @@ from jax.typing import ArrayLike
 from scoresde.divergence import Divergence, exact_divergence
 from scoresde.grids import check_grid
 from scoresde.likelihood import check_data
-from scoresde.score import Score, as_partial, check_score
+from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE, example_keys
 from scoresde.solvers import Table, adams
 
@@ -147,7 +147,7 @@ def _compiled(
         base, density, values, divergences = state
         return a * base + jnp.tensordot(A, values, 1), density + jnp.tensordot(A_density, divergences, 1)
 
-    def solve(key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def solve(score: Partial, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         probes = divergence.draw(key, x)
 
         def body(state: Any, row: Any) -> tuple[Any, None]:
@@ -167,6 +167,7 @@ def _compiled(
         return commit(jax.tree.map(lambda v: v[-1], commits), state)
 
     with jax.default_matmul_precision("highest"):
-        latent, estimates = jax.vmap(solve)(example_keys(key, x.shape[0], first), x)
+        scores, axes = each(score, len(x))
+        latent, estimates = jax.vmap(solve, (axes, 0, 0))(scores, example_keys(key, x.shape[0], first), x)
     log_prob = sde.prior_log_prob(latent) + dims * log_gain + jnp.mean(estimates, axis=1)
     return log_prob, estimates, latent

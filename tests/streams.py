@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+BUFFERS = ("freqs", "phases", "resample_filter", "u")  # of EDM's and EDM2's modules
 MAGIC = 0x1950A86A20F9469CFC6C
 KINDS = {
     "f4": "Float",
@@ -37,6 +38,13 @@ class Stored(NamedTuple):
     size: int
 
 
+class Filled(NamedTuple):
+    """An empty dict of another class, filled afterwards."""
+
+    name: str
+    items: dict
+
+
 class Named(NamedTuple):
     """A name that is only mentioned."""
 
@@ -64,6 +72,8 @@ def body(value: Any) -> bytes:
         case Call(name, arguments, state, new):
             made = body(Named(name)) + body(tuple(arguments)) + (b"\x81" if new else b"R")
             return made if state is None else made + body(state) + b"b"
+        case Filled(name, items):
+            return body(Call(name, new=True)) + b"(" + b"".join(body(k) + body(v) for k, v in items.items()) + b"u"
         case tuple():
             return b"(" + b"".join(map(body, value)) + b"t"
         case list():
@@ -122,11 +132,28 @@ def nested(array: np.ndarray) -> Call:
     return tensor(Call("torch.storage._load_from_bytes", (inside,)), array.shape)
 
 
+def array(value: np.ndarray) -> Call:
+    """An array of NumPy as protocols below 5 pickle it."""
+    dtype = Call("numpy.dtype", (value.dtype.str[1:], False, True), (3, "<", None, None, None, -1, -1, 0))
+    state = 1, value.shape, dtype, False, value.tobytes()
+    return Call("numpy.core.multiarray._reconstruct", (Named("numpy.ndarray"), (0,), b"b"), state)
+
+
 def module(name: str, tensors: dict[str, np.ndarray], children: dict[str, Any], arguments: dict[str, Any]) -> Call:
     """A module of torch_utils.persistence, source text included."""
-    parameters = {k: Call("torch._utils._rebuild_parameter", (nested(v), True, {})) for k, v in tensors.items()}
-    state = {"_parameters": parameters, "_buffers": {}, "_modules": children, "training": False}
-    state |= {"_init_args": (), "_init_kwargs": arguments}
+    buffers = {k: nested(v) for k, v in tensors.items() if k in BUFFERS}
+    parameters = {
+        k: Call("torch._utils._rebuild_parameter", (nested(v), True, Call("collections.OrderedDict")))
+        for k, v in tensors.items()
+        if k not in BUFFERS
+    }
+    state = {"training": False, "_parameters": parameters | {"absent": None}, "_buffers": buffers}
+    state |= {"_non_persistent_buffers_set": Call("builtins.set", ([],)), "_modules": children}
+    return persistent(name, state | {"_init_args": (), "_init_kwargs": arguments})
+
+
+def persistent(name: str, state: dict[str, Any]) -> Call:
+    """An object of torch_utils.persistence; whoever executes its source leaves a trace."""
     source = "import os\nos.system('touch executed')"
     meta = {"type": "class", "version": 6, "module_src": source, "class_name": name, "state": state}
     return Call("torch_utils.persistence._reconstruct_persistent_obj", (meta,))

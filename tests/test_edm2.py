@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import streams
 
+from experiments import convert
 from scoresde import nn
-from scoresde.interop import edm, edm2
+from scoresde.interop import converted, edm, edm2, edm_file
 from scoresde.nn import magnitude
 
 KEY = jax.random.key(0)
@@ -163,6 +165,36 @@ def test_it_is_the_published_network_and_its_score_that_of_the_denoiser():
     for got, wanted in zip(np.asarray(score).transpose(0, 3, 1, 2), (D - x) / expand(sigma) ** 2, strict=True):
         assert np.linalg.norm(got - wanted) < 5e-6 * np.linalg.norm(wanted)
     assert converted.data_range == (-math.inf, math.inf)
+
+
+def snapshot(state):
+    """What EDM2 pickles: its dict {encoder, dataset_kwargs, loss_fn, ema}, the network in half precision."""
+    halves = {name: array.astype(np.float16) for name, array in state.items()}
+    arguments = {k: v for k, v in CONFIG.items() if k != "use_fp16"} | {"use_fp16": True, "dropout": 0.1}
+    scale = {"scale": streams.array(np.ones(4, np.float32)), "_vae": None, "_init_args": (), "_init_kwargs": {}}
+    loss = {"P_mean": -0.4, "P_std": 1.0, "_init_args": (), "_init_kwargs": {"P_mean": -0.4}}
+    content = {
+        "encoder": streams.persistent("StabilityVAEEncoder", scale),
+        "dataset_kwargs": streams.Filled("dnnlib.util.EasyDict", {"class_name": "ImageFolderDataset", "xflip": True}),
+        "loss_fn": streams.persistent("EDM2Loss", loss),
+        "ema": streams.tree_of(halves, "Precond", arguments),
+    }
+    return halves, streams.stream(streams.Filled("dnnlib.util.EasyDict", content))
+
+
+def test_a_pickle_of_edm2_is_read_by_the_door_of_edm_and_converted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    halves, content = snapshot(published())
+    (tmp_path / "edm2-img512-xs.pkl").write_bytes(content)
+    found, expected = edm_file("edm2-img512-xs.pkl"), edm2(CONFIG, halves)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    assert (found.sde, found.data_range) == (expected.sde, expected.data_range)
+    line, _ = convert.convert(convert.Flags(tmp_path / "edm2-img512-xs.pkl", tmp_path / "out"))
+    assert line.startswith("edm: ") and "VE(" in line
+    again = converted(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, again.params, expected.params)
+    assert again.sde == expected.sde
+    assert not (tmp_path / "executed").exists()
 
 
 def test_refusals_of_the_reader():

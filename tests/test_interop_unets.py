@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import originals
 import pytest
+import streams
 
 import scoresde as ss
 from scoresde import interop
@@ -113,6 +114,48 @@ def test_edm_is_the_original(name):
     options |= {} if labels is None else {"labels": jnp.asarray(labels, jnp.float32)}
     y = jax.jit(network.apply)(network.params, last(x), jnp.asarray(c, jnp.float32), **options)
     close(y, expected, 1e-5)
+
+
+TRAINED = {  # what the original's train.py gives its networks: the rest are defaults of theirs
+    "ddpmpp": {
+        "model_type": "SongUNet", "embedding_type": "positional", "encoder_type": "standard", "dropout": 0.13,
+        "decoder_type": "standard", "channel_mult_noise": 1, "resample_filter": [1, 1], "model_channels": 8,
+        "channel_mult": [1], "augment_dim": 9, "use_fp16": True,
+    },
+    "adm": {"model_type": "DhariwalUNet", "model_channels": 64, "channel_mult": [1], "augment_dim": 9},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "blocks", "attention"),
+    [("ddpmpp", 16, 4, [16]), pytest.param("adm", 8, 3, [32, 16, 8], marks=pytest.mark.slow)],
+)
+def test_pickles_of_edm_without_the_defaults_of_its_classes_are_read(tmp_path, name, size, blocks, attention):
+    arguments = TRAINED[name] | {"img_resolution": size, "img_channels": 3, "label_dim": 0}
+    full = EDM | arguments | {"num_blocks": blocks, "attn_resolutions": attention}
+    original = originals.EDM(full)
+    original(np.zeros((1, 3, size, size)), np.ones(1))
+    module = streams.tree_of(original.s, "EDMPrecond", arguments)
+    (tmp_path / "edm.pkl").write_bytes(streams.stream({"ema": module, "loss_fn": None, "augment_pipe": None}))
+    found, expected = interop.edm_file(tmp_path / "edm.pkl"), interop.edm(full, original.s)
+    jax.tree.map(np.testing.assert_allclose, found.params, expected.params)
+    state = {name: tensor for name, tensor in original.s.items() if "block2" not in name}
+    with pytest.raises(ValueError, match="missing .*block2"):
+        interop.edm(arguments, state)
+
+
+def test_networks_of_discrete_steps_give_the_score_at_the_levels_of_their_chain(small):
+    """The original: -F(x, k) / sqrt(1 - alpha_bar_k), with alpha_bar of betas from beta_min / N to beta_max / N."""
+    convert, config, state = small["score_sde"]
+    n, k = 50, np.array([0, 7, 49])
+    config = config | {"sde": "vp", "continuous": False, "num_scales": n, "scale_by_sigma": False}
+    network, original = convert(config, state), originals.ScoreSDE(config)
+    bars, t = np.cumprod(1 - np.linspace(0.1 / n, 20 / n, n))[k], jnp.asarray((k + 1) / n, jnp.float32)
+    x = np.random.default_rng(0).standard_normal((3, 2, 8, 8))
+    expected = -original(x, k.astype(float)) / np.sqrt(1 - bars).reshape(-1, 1, 1, 1)
+    close(jax.jit(network.score)(last(x), t), expected, 1e-4)
+    np.testing.assert_allclose(network.sde.alpha(t), np.sqrt(bars), rtol=1e-5)
+    assert convert(config | {"sde": "subvp"}, state).sde == ss.SubVP()
 
 
 def golden(name):

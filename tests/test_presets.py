@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from scoresde import nn
-from scoresde.nn import presets, resample, unet
+from scoresde.nn import presets, resample
+from scoresde.nn.blocks import ResBlock
 from scoresde.nn.noise import NoiseEmbedding
 
 KEY = jax.random.key(0)
@@ -119,12 +120,13 @@ def states(net, x, c, **options):
     def call(params, x, c):
         found = []
 
-        def record(block, h, e, key, *, remat):
-            found.append(block(h, e, key=key))
+        def record(block, *args, **options):
+            found.append(plain(block, *args, **options))
             return found[-1]
 
+        plain = ResBlock.__call__
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(unet, "run", record)
+            patch.setattr(ResBlock, "__call__", record)
             return apply(params, x, c, **options), found
 
     apply, params = nn.functional(net)

@@ -23,7 +23,8 @@ from scoresde.interop.guess import guess_config
 from scoresde.interop.opening import bounded, reading, within
 from scoresde.interop.pickles import Record
 from scoresde.interop.pretrained import Pretrained
-from scoresde.interop.score_sde import NEEDED, score_sde
+from scoresde.interop.score_sde import score_sde
+from scoresde.interop.score_sde_config import NEEDED
 from scoresde.interop.skip_layout import skip_config
 from scoresde.interop.torch_files import read_objects, read_torch
 

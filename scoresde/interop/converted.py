@@ -29,13 +29,15 @@ MAKERS = {"score_sde": from_score_sde, "edm": edm, "diffusers": from_state}
 class Original(NamedTuple):
     """What a checkpoint holds: which project's it is, its configuration and its tensors by their names there."""
 
+    path: Path
     kind: str
     config: dict[str, Any]
     state: State
 
     def pretrained(self) -> Pretrained:
         """The network. Raises ValueError where configuration and tensors do not fit."""
-        return MAKERS[self.kind](self.config, self.state)
+        with reading(self.path):
+            return MAKERS[self.kind](self.config, self.state)
 
 
 def converted(path: str | Path) -> Pretrained:
@@ -44,9 +46,7 @@ def converted(path: str | Path) -> Pretrained:
     Raises:
         ValueError: one line: a file is missing or damaged, or does not fit the other.
     """
-    original = _read(Path(path))
-    with reading(Path(path)):
-        return original.pretrained()
+    return _read(Path(path)).pretrained()
 
 
 def read_original(path: str | Path, config: Mapping[str, Any] | None = None, *, ema: bool = True) -> Original:
@@ -66,11 +66,11 @@ def read_original(path: str | Path, config: Mapping[str, Any] | None = None, *, 
     elif path.is_dir():
         folder = read_diffusers(path)
         facts = {"scheduler": folder.scheduler or {}, "latent": folder.latent}
-        found = Original("diffusers", folder.config | facts, folder.state)
+        found = Original(path, "diffusers", folder.config | facts, folder.state)
     elif is_torch(path) or is_flax(path):
-        found = Original("score_sde", *read_either(path, given, ema=ema))
+        found = Original(path, "score_sde", *read_either(path, given, ema=ema))
     elif is_pickle(path):
-        found = Original("edm", *read_edm(path))
+        found = Original(path, "edm", *read_edm(path))
     else:
         raise ValueError(f"{path} is no file of torch.save, pickle or checkpoint of flax (wrong magic number)")
     return found._replace(config=found.config | given)
@@ -83,7 +83,7 @@ def _read(folder: Path) -> Original:
     with reading(folder / FACTS):
         scheduler = {"scheduler": facts["config"].pop("scheduler")} if "scheduler" in facts["config"] else {}
         config = bounded(facts["config"]) | scheduler
-    return Original(facts["kind"], config, read_safetensors(regular(inside(folder, NUMBERS))))
+    return Original(folder, facts["kind"], config, read_safetensors(regular(inside(folder, NUMBERS))))
 
 
 def write_converted(original: Original, path: str | Path) -> list[Path]:

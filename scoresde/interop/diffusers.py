@@ -28,7 +28,7 @@ from jax.tree_util import Partial
 
 from scoresde import nn, precond
 from scoresde.interop import diffusers_dit, diffusers_unet
-from scoresde.interop.discrete import DiscreteVP, scheduler_sde
+from scoresde.interop.discrete import DiscreteVP, scheduler_sde, stepwise_score
 from scoresde.interop.folders import read_diffusers
 from scoresde.interop.opening import reading
 from scoresde.interop.pretrained import Pretrained
@@ -43,7 +43,7 @@ UNET, TRANSFORMERS = "UNet2DModel", ("DiTTransformer2DModel", "Transformer2DMode
 class Network(NamedTuple):
     """A network of diffusers: its configuration, how it is built for images of given sizes, how its leaves are made.
 
-    ``null`` is the original's class for none, None where there is no such class.
+    ``null`` is the original's class for none, None where there is no such class; ``sizes`` are some that it takes.
     """
 
     config: dict[str, Any]
@@ -51,10 +51,15 @@ class Network(NamedTuple):
     leaves: Callable[[nn.Params], Any]
     fourier: bool
     null: int | None
+    sizes: tuple[int, ...]
 
     def shapes(self) -> nn.Params:
         """The shapes of our parameters, which do not depend on the sizes."""
-        return abstract(partial(self.build, (32, 32)))[1]
+        return abstract(partial(self.build, self.sizes))[1]
+
+    def scheduler(self, given: Mapping[str, Any]) -> str:
+        """The class of the scheduler whose configuration is ``given``."""
+        return given.get("_class_name", "ScoreSdeVeScheduler" if self.fourier else "DDPMScheduler")
 
 
 def diffusers(path: str | Path, *, scheduler: Mapping[str, Any] | None = None) -> Pretrained:
@@ -111,16 +116,16 @@ def described(config: Mapping[str, Any], separate: bool) -> Network:
     if kind == UNET:
         config, unet = diffusers_unet.checked(config), diffusers_unet
         build, leaves = partial(unet.network, config), partial(unet.leaves, config)
-        return Network(config, build, leaves, unet.is_fourier(config), None)
+        return Network(config, build, leaves, unet.is_fourier(config), None, (32, 32))
     if kind in TRANSFORMERS:
         config, dit = diffusers_dit.checked(config), diffusers_dit
         build, leaves = partial(dit.network, config, separate), partial(dit.leaves, config)
-        return Network(config, build, leaves, False, config["num_embeds_ada_norm"])
+        return Network(config, build, leaves, False, config["num_embeds_ada_norm"], (config["sample_size"],) * 2)
     raise ValueError(f"diffusers: expected a network of class {UNET} or {TRANSFORMERS[0]}, got {kind!r}")
 
 
 def _sde(network: Network, scheduler: Mapping[str, Any]) -> SDE:
-    kind = scheduler.get("_class_name", "ScoreSdeVeScheduler" if network.fourier else "DDPMScheduler")
+    kind = network.scheduler(scheduler)
     if (kind == "ScoreSdeVeScheduler") != network.fourier:
         wanted = "ScoreSdeVeScheduler" if network.fourier else "a scheduler with betas, such as DDPMScheduler"
         raise ValueError(f"diffusers: this network's scheduler must be {wanted}, got {kind!r}")
@@ -166,23 +171,6 @@ def _apply(
     c = jnp.asarray(c, x.dtype)
     F = apply(params, 2 * x - 1 if centre else x, jnp.log(c) if fourier else c, cond)
     return F / expand(c, F) if fourier else F
-
-
-def stepwise_score(
-    bare: Callable[..., jax.Array],
-    sde: DiscreteVP,
-    predict: precond.Prediction,
-    params: nn.Params,
-    x: jax.Array,
-    t: jax.Array,
-    cond: Any = None,
-) -> jax.Array:
-    """The score of a network ``bare(params, x, k, cond)`` called with the step; ``predict`` says what F means."""
-    t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
-    F = bare(params, x, sde.step(t), cond)[..., : x.shape[-1]]
-    sigma = sde.sigma(t)
-    p, q = predict(sde.alpha(t), sigma, 1.0)
-    return -(expand(p, x) * x + expand(q, x) * F) / expand(sigma, x)
 
 
 def _ve_score(

@@ -37,7 +37,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "norm_elementwise_affine": (False,),
 }
 MOST = {"num_layers": 512} | dict.fromkeys(
-    ("num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "num_embeds_ada_norm"), 2**16
+    ("num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "num_embeds_ada_norm", "sample_size"),
+    2**16,
 )
 POSITIONS = "pos_embed.pos_embed"
 FIRST = "transformer_blocks.0."
@@ -71,9 +72,16 @@ def is_separate(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> b
 
 
 def network(config: Mapping[str, Any], separate: bool, sizes: tuple[int, ...], key: jax.Array) -> nn.DiT:
-    """Our transformer of a ``checked`` configuration; it takes latents of any sizes."""
+    """Our transformer of a ``checked`` configuration for latents of ``sizes``, which must be its own.
+
+    Raises:
+        ValueError: other sizes, for which the original stretches its positions.
+    """
+    size = config["sample_size"]
+    if sizes != (size, size):
+        raise ValueError(f"diffusers: this transformer takes latents of sizes {(size, size)}, got {sizes}")
     return nn.DiT(
-        (*(None for _ in sizes), config["in_channels"]),
+        (*sizes, config["in_channels"]),
         patch=config["patch_size"],
         width=config["num_attention_heads"] * config["attention_head_dim"],
         depth=config["num_layers"],

@@ -17,7 +17,7 @@ equation 17 (cosine); Lin et al. (2024), "Common diffusion noise schedules are f
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.sde import SDE
+from scoresde import nn, precond
+from scoresde.sde import SDE, expand
 
 MOST_STEPS = 100_000
 
@@ -132,3 +133,20 @@ def scheduler_sde(config: Mapping[str, Any]) -> DiscreteVP:
         alpha = np.exp(-0.5 * integrals)
         integrals = -2 * np.log(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]))[:-1])
     return DiscreteVP(tuple(integrals.tolist()))
+
+
+def stepwise_score(
+    bare: Callable[..., jax.Array],
+    sde: DiscreteVP,
+    predict: precond.Prediction,
+    params: nn.Params,
+    x: jax.Array,
+    t: jax.Array,
+    cond: Any = None,
+) -> jax.Array:
+    """The score of a network ``bare(params, x, k, cond)`` called with the step; ``predict`` says what F means."""
+    t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+    F = bare(params, x, sde.step(t), cond)[..., : x.shape[-1]]
+    sigma = sde.sigma(t)
+    p, q = predict(sde.alpha(t), sigma, 1.0)
+    return -(expand(p, x) * x + expand(q, x) * F) / expand(sigma, x)

@@ -22,44 +22,13 @@ import numpy as np
 from jax.tree_util import Partial
 
 from scoresde import nn
-from scoresde.interop import preconditioners
 from scoresde.interop.edm2 import edm2
+from scoresde.interop.edm_config import PRECONDITIONERS, checked
 from scoresde.interop.preconditioners import Preconditioner
 from scoresde.interop.pretrained import Pretrained
 from scoresde.interop.tensors import Leaf, abstract, conv, convert, dense, norm, same
 from scoresde.sde import VE, expand
 
-PRECONDITIONERS = {
-    "EDMPrecond": preconditioners.edm,
-    "VPPrecond": preconditioners.vp,
-    "VEPrecond": preconditioners.ve,
-    "iDDPMPrecond": preconditioners.iddpm,
-}
-DEFAULTS = {
-    "img_channels": 3,
-    "label_dim": 0,
-    "augment_dim": 0,
-    "channel_mult_emb": 4,
-    "dropout": 0.0,
-    "embedding_type": "positional",
-    "encoder_type": "standard",
-    "decoder_type": "standard",
-    "channel_mult_noise": 1,
-    "resample_filter": (1, 1),
-    "precond": "EDMPrecond",
-    "sigma_data": 0.5,
-    "beta_d": 19.9,
-    "beta_min": 0.1,
-    "M": 1000,
-}
-NEEDED = ("img_resolution", "model_type", "model_channels", "channel_mult", "num_blocks", "attn_resolutions")
-CHOICES = {
-    "model_type": ("SongUNet", "DhariwalUNet"),
-    "embedding_type": ("positional", "fourier"),
-    "encoder_type": ("standard", "skip", "residual"),
-    "decoder_type": ("standard", "skip"),
-    "precond": tuple(PRECONDITIONERS),
-}
 ENCODERS = {"standard": None, "skip": nn.SkipInput, "residual": nn.ResidualInput}
 
 
@@ -71,8 +40,9 @@ def edm(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretraine
 
     Args:
         config: arguments of the original's network and preconditioning in one dict, such as ``model_type``,
-            ``model_channels``, ``channel_mult``, ``img_resolution`` and ``precond``; those of ``DEFAULTS`` may be left
-            out, those that do not shape the network are ignored.
+            ``model_channels``, ``channel_mult``, ``img_resolution`` and ``precond``; those with a default in
+            ``edm_config`` may be left out, as the published pickles do, those that do not shape the network are
+            ignored.
         state: the tensors by the original's names, ``model. ...`` (and ``u`` for iDDPM).
 
     Raises:
@@ -80,7 +50,7 @@ def edm(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretraine
     """
     if config.get("precond") == "Precond":  # so EDM2 calls its own
         return edm2(config, state)
-    config = _checked(config)
+    config = checked(config)
     taps = _taps(config, state)
     apply, shapes = abstract(partial(_network, config, taps))
     shape = 1, 1, len(taps), len(taps)
@@ -93,19 +63,6 @@ def edm(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pretraine
     bare = partial(_apply, apply)
     score = Partial(partial(_score, sde, coefficients, bare, config["img_channels"]), params)
     return Pretrained(sde, params, bare, score, (-1.0, 1.0))
-
-
-def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [name for name in NEEDED if name not in config]
-    if missing:
-        raise ValueError(f"edm: config lacks {', '.join(missing)}")
-    config = {**DEFAULTS, **config}
-    for name, choices in CHOICES.items():
-        if config[name] not in choices:
-            raise ValueError(f"edm: config's {name} must be one of {choices}, got {config[name]!r}")
-    if config["model_type"] == "DhariwalUNet":
-        config |= {"embedding_type": "positional", "encoder_type": "standard", "decoder_type": "standard"}
-    return config
 
 
 def _taps(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> tuple[float, ...]:

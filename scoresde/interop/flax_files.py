@@ -6,18 +6,18 @@ checked against what is there before anything is made.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from scoresde.interop.opening import reading, regular
+from scoresde.interop.opening import LONGEST_NAME, reading, regular
 
 TYPES = ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 ARRAY, SCALAR = 1, 3
-MOST_ENTRIES = 100_000  # of a dict
+MOST_ENTRIES = 100_000  # of all dicts and lists together
 CHUNKED = "__msgpack_chunked_array__"
 DEEPEST = 64
 NEEDS = "reading a checkpoint of flax needs the package msgpack: pip install 'scoresde[interop]'"
@@ -46,7 +46,17 @@ def _unpacked(content: bytes, extension: Any, most: int) -> Any:
         import msgpack
     except ImportError:
         raise ValueError(NEEDS) from None
+    seen = 0
+
+    def counted(items: Sized) -> Sized:
+        nonlocal seen
+        seen += 1 + len(items)
+        if seen > MOST_ENTRIES:
+            raise ValueError(f"it has more than {MOST_ENTRIES} entries, far above those of a network")
+        return items
+
     options = {"max_array_len": 64, "max_map_len": most, "strict_map_key": False, "ext_hook": extension}
+    options |= {"list_hook": counted, "object_hook": counted}
     try:
         return msgpack.unpackb(content, **options)
     except msgpack.UnpackException as error:
@@ -85,6 +95,8 @@ def _leaves(node: Any, name: str, depth: int) -> Iterator[tuple[str, np.ndarray]
         yield name, np.concatenate(flat).reshape([int(n) for n in node["shape"].values()])
     elif isinstance(node, dict):
         for key, value in node.items():
+            if isinstance(key, str | bytes) and len(key) > LONGEST_NAME:
+                raise ValueError(f"the checkpoint has a name of more than {LONGEST_NAME} letters")
             yield from _leaves(value, f"{name}/{key}" if name else str(key), depth + 1)
     elif isinstance(node, np.ndarray | int | float):
         yield name, np.asarray(node)

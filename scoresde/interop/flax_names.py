@@ -4,7 +4,11 @@ Its checkpoints are {optimizer: {target: {...}}, params_ema: {...}, ...}. Module
 of the forward pass, Conv_0, ResnetBlockBigGANpp_0, ..., which numbered all together are the ``all_modules.i`` of the
 other. That order, with n blocks a level, follows from the blocks (see ``guess``) and from the levels with attention,
 which the file does not tell. Kernels are (*k, i, o) here and (o, i, *k) there, dense layers (i, o) here and (o, i)
-there. There is no list of sigmas: it is made of the configuration's.
+there; flax calls them ``kernel``, and ``weight`` in the convolutions with FIR filter, ``Downsample_0/Conv2d_0``. There
+is no list of sigmas: it is made of the configuration's.
+
+The names are those of the flax code of score_sde (models/ncsnpp.py, layerspp.py, up_or_down_sampling.py, as public
+copies of it hold them) and of ``flax.linen``; no published checkpoint was at hand to try.
 """
 
 from collections import Counter
@@ -43,6 +47,8 @@ def read_score_sde_flax(
     with reading(Path(path)):
         if not found:
             raise ValueError(f"expected a checkpoint of score_sde in JAX, found no {root} in it")
+        if not any(name.startswith(BLOCK) for name in found):
+            raise ValueError(f"only networks of BigGAN blocks are read from flax; found no {BLOCK}_0 in {root}")
         state = _state(found, given)
         low, high, n = (float((SIGMAS | given)[name]) for name in SIGMAS)
         state["sigmas"] = np.geomspace(high, low, int(n))
@@ -92,10 +98,8 @@ def _order(modules: Mapping[str, Tensors], config: Mapping[str, Any]) -> Iterato
 
 def _renamed(own: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
     path, _, leaf = own.rpartition("/")
-    if leaf in ("kernel", "w"):
+    if leaf in ("kernel", "weight"):
         leaf, tensor = "weight", np.moveaxis(tensor, (-1, -2), (0, 1)) if tensor.ndim > 1 else tensor
     elif leaf == "scale":
         leaf = "weight"
-    elif leaf == "b" and path.startswith("Conv2d"):
-        leaf = "bias"
     return ".".join([*path.split("/"), leaf]) if path else leaf, tensor

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from scoresde.interop.opening import LONGEST_NAME
 from scoresde.interop.pickles import Builders, Record
+from scoresde.interop.storages import empty_dict
 
-MOST_MODULES = 100_000  # of a tree; a module that stands at several places counts as often
+MOST_PARTS = 100_000  # modules, tensors and others of a tree; what stands at several places counts as often
 DEEPEST = 32
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential", "ParameterDict", "ParameterList")
 
@@ -26,7 +28,7 @@ def _persistent(meta: Any) -> Record:
 
 BUILDERS: Builders = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
-    "dnnlib.util.EasyDict": dict,
+    "dnnlib.util.EasyDict": empty_dict,
     **{f"torch.nn.modules.container.{kind}": lambda kind=kind: Record(kind) for kind in CONTAINERS},
 }
 """What pickles of modules may call beside the names in ``storages``."""
@@ -39,14 +41,18 @@ def state_of(module: Any) -> dict[str, np.ndarray]:
         ValueError: it is no module, or its tree is too deep or too large, as one that contains itself is.
     """
     state: dict[str, np.ndarray] = {}
-    for count, (prefix, record) in enumerate(_walk(module, "", 0)):
-        if count >= MOST_MODULES:
-            raise ValueError(f"the module has more than {MOST_MODULES} parts")
-        transient = record.get("_non_persistent_buffers_set") or ()
-        for kind in ("_parameters", "_buffers"):
-            for name, tensor in _dict(record, kind).items():
-                if isinstance(tensor, np.ndarray) and name not in transient:
-                    state[f"{prefix}{name}"] = tensor
+    parts = 0
+    for prefix, record in _walk(module, "", 0):
+        tensors = [_dict(record, kind) for kind in ("_parameters", "_buffers")]
+        parts += 1 + sum(map(len, tensors))
+        if parts > MOST_PARTS:
+            raise ValueError(f"the module has more than {MOST_PARTS} parts")
+        transient = record.get("_non_persistent_buffers_set") or set()
+        if not isinstance(transient, set):
+            raise ValueError("malformed module: the names of its transient buffers are no set")
+        for name, tensor in (pair for kind in tensors for pair in kind.items()):
+            if isinstance(tensor, np.ndarray) and name not in transient:
+                state[f"{prefix}{name}"] = tensor
     return state
 
 
@@ -66,6 +72,8 @@ def _dict(record: dict[str, Any], name: str) -> dict[str, Any]:
     found = record.get(name, {})
     if not isinstance(found, dict):
         raise ValueError(f"malformed module: its {name} is a {type(found).__name__}")
+    if any(not isinstance(key, str) or len(key) > LONGEST_NAME for key in found):
+        raise ValueError(f"malformed module: a part whose name is no text of at most {LONGEST_NAME} letters")
     return found
 
 

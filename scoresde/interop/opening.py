@@ -20,8 +20,11 @@ import numpy as np
 MOST_JSON = 2**20  # bytes
 MOST_VALUES = 10_000  # of a configuration
 MOST_WHOLE = 2**20
-MOST_BLOCKS = 512
+MOST_BLOCKS = 128
 BLOCKS = ("num_blocks", "num_res_blocks", "layers_per_block", "num_layers")
+MOST_LEVELS = 16
+LEVELS = ("channel_mult", "ch_mult", "block_out_channels")
+LONGEST_NAME = 200  # of a tensor's part
 MOST_COPIES = 4
 LONGEST_REASON = 10_000  # characters: names in a hostile file can be of any length
 DAMAGE = (
@@ -101,6 +104,8 @@ def bounded(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             return {str(k): copied(str(k), v, depth + 1) for k, v in value.items()}
         if isinstance(value, list | tuple):
+            if name in LEVELS and len(value) > MOST_LEVELS:
+                raise ValueError(f"the configuration's {name} has {len(value)} levels, far more than any network")
             return [copied(name, v, depth + 1) for v in value]
         if isinstance(value, int) and not abs(value) <= (MOST_BLOCKS if name in BLOCKS else MOST_WHOLE):
             raise ValueError(f"the configuration's {name} is far beyond any network's")

@@ -5,8 +5,10 @@ The original calls its network with c = 999 t (VP, sub-VP) or c = sigma(t) (VE) 
 
     score = -F / sigma(t)    for VP and sub-VP,        score = F    for VE.
 
-Networks trained in N discrete steps (``continuous`` false) are called with c = (N - 1) t, for VE with the number of the
-noise level, round((N - 1)(1 - t)). The modules are a flat list in the order of the computation; an attention block
+Networks trained in N discrete steps (``continuous`` false) know N levels: those of DDPM's chain with betas from
+beta_min / N to beta_max / N for VP, where the SDE is the one through them (see ``discrete``) and c = N t - 1 its step;
+those of a geometric sequence for VE, where c = round((N - 1)(1 - t)) is the number of the nearest. Sub-VP is always
+called with 999 t, as in the original. The modules are a flat list in the order of the computation; an attention block
 stands behind its residual block, and becomes its ``attention`` here.
 
 Reference: Song et al., "Score-based generative modeling through stochastic differential equations" (2021), appendix H.
@@ -22,50 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from scoresde import nn
+from scoresde import nn, precond
+from scoresde.interop.discrete import DiscreteVP, scheduler_sde, stepwise_score
 from scoresde.interop.pretrained import Pretrained
+from scoresde.interop.score_sde_config import checked
 from scoresde.interop.tensors import Leaf, abstract, any_size, conv, convert, dense, norm, same
 from scoresde.sde import SDE, VE, VP, SubVP, expand
 
-DEFAULTS = {
-    "name": "ncsnpp",
-    "num_channels": 3,
-    "centered": False,
-    "scale_by_sigma": False,
-    "fir": False,
-    "fir_kernel": (1, 3, 3, 1),
-    "resblock_type": "biggan",
-    "progressive": "none",
-    "progressive_input": "none",
-    "progressive_combine": "sum",
-    "embedding_type": "fourier",
-    "skip_rescale": True,
-    "dropout": 0.0,
-    "continuous": True,
-    "num_scales": 1000,
-    "beta_min": 0.1,
-    "beta_max": 20.0,
-    "sigma_min": 0.01,
-    "sigma_max": 50.0,
-    "conditional": True,
-    "resamp_with_conv": True,
-    "nonlinearity": "swish",
-}
-NEEDED = ("image_size", "nf", "ch_mult", "num_res_blocks", "attn_resolutions", "sde")
-CHOICES = {
-    "name": ("ncsnpp", "ddpm"),
-    "sde": ("vp", "subvp", "ve", "vpsde", "subvpsde", "vesde"),
-    "resblock_type": ("biggan", "ddpm"),
-    "progressive": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "progressive_combine": ("sum", "cat"),
-    "embedding_type": ("fourier", "positional"),
-    "conditional": (True,),
-    "resamp_with_conv": (True,),
-    "nonlinearity": ("swish",),
-}
-DDPM = {"embedding_type": "positional", "resblock_type": "ddpm", "skip_rescale": False, "fir": False}
-DDPM |= {"progressive": "none", "progressive_input": "none"}
 INPUTS = {"none": None, "input_skip": nn.SkipInput, "residual": nn.ResidualInput}
 OUTPUTS = {"none": None, "output_skip": nn.SkipOutput, "residual": nn.ResidualOutput}
 
@@ -76,40 +41,34 @@ def score_sde(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> Pre
     Args:
         config: entries of the original's ``config.model``, ``config.data`` and ``config.training`` in one dict, such as
             ``nf``, ``ch_mult``, ``image_size``, ``centered``, with ``sde`` (vp, subvp or ve) and its parameters. Those
-            of ``DEFAULTS`` may be left out, those that do not shape the network are ignored.
+            of ``score_sde_config.DEFAULTS`` may be left out, those that do not shape the network are ignored.
         state: the tensors by the original's names, ``all_modules.{i}. ...`` and ``sigmas``.
 
     Raises:
         ValueError: a missing or unknown entry; missing, extra or misshapen tensors, listed in one line.
     """
-    config = _checked(config)
+    config = checked(config)
     build, size = partial(_network, config), config["image_size"]
     apply, (_, shapes) = any_size(build), abstract(partial(build, (size, size)))
     params, others = convert(_leaves(config, shapes), shapes, state, {"sigmas": np.shape(state.get("sigmas", ()))[-1:]})
     sde = _sde(config)
     bare = partial(_apply, config, apply, np.asarray(others["sigmas"], np.float32))
     data_range = (-1.0, 1.0) if config["centered"] else (0.0, 1.0)
-    return Pretrained(sde, params, bare, Partial(partial(_score, config, sde, bare), params), data_range)
-
-
-def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [name for name in NEEDED if name not in config]
-    if missing:
-        raise ValueError(f"score_sde: config lacks {', '.join(missing)}")
-    config = {**DEFAULTS, **config}
-    for name, choices in CHOICES.items():
-        value = config[name].lower() if isinstance(config[name], str) else config[name]
-        if value not in choices:
-            raise ValueError(f"score_sde: config's {name} must be one of {choices}, got {config[name]!r}")
-        config[name] = value
-    return {**config, **DDPM} if config["name"] == "ddpm" else config
+    score = partial(_score, config, sde, bare)
+    if isinstance(sde, DiscreteVP):
+        score = partial(stepwise_score, bare, sde, precond.noise)
+    return Pretrained(sde, params, bare, Partial(score, params), data_range)
 
 
 def _sde(config: Mapping[str, Any]) -> SDE:
     if config["sde"].startswith("ve"):
         return VE(sigma_min=float(config["sigma_min"]), sigma_max=float(config["sigma_max"]))
-    kind = SubVP if config["sde"].startswith("sub") else VP
-    return kind(beta_min=float(config["beta_min"]), beta_max=float(config["beta_max"]))
+    low, high, n = float(config["beta_min"]), float(config["beta_max"]), config["num_scales"]
+    if config["sde"].startswith("sub"):
+        return SubVP(beta_min=low, beta_max=high)
+    if config["continuous"]:
+        return VP(beta_min=low, beta_max=high)
+    return scheduler_sde({"beta_start": low / n, "beta_end": high / n, "num_train_timesteps": n})
 
 
 def _network(config: Mapping[str, Any], sizes: tuple[int, ...], key: jax.Array) -> nn.UNet:
@@ -243,7 +202,7 @@ def _score(
     config: Mapping[str, Any], sde: SDE, bare: Any, params: nn.Params, x: jax.Array, t: jax.Array, cond: Any = None
 ) -> jax.Array:
     t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
-    steps = config["num_scales"] - 1
-    if config["sde"].startswith("ve"):
-        return bare(params, x, sde.sigma(t) if config["continuous"] else jnp.round(steps * (1 - t)), cond)
-    return -bare(params, x, (999 if config["continuous"] else steps) * t, cond) / expand(sde.sigma(t), x)
+    if not config["sde"].startswith("ve"):
+        return -bare(params, x, 999 * t, cond) / expand(sde.sigma(t), x)
+    number = jnp.round((config["num_scales"] - 1) * (1 - t))
+    return bare(params, x, sde.sigma(t) if config["continuous"] else number, cond)

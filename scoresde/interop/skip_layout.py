@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scoresde.interop.diffusers import UNET
-from scoresde.interop.score_sde import DEFAULTS
+from scoresde.interop.score_sde_config import DEFAULTS
 
 SHARED: dict[str, Any] = {
     "name": "ncsnpp",

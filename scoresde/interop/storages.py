@@ -5,7 +5,8 @@ A tensor is a view of a storage, a flat array of N numbers of one type: with off
     x[i_1, ..., i_d] = storage[o + i_1 s_1 + ... + i_d s_d],      o + sum_i (n_i - 1) s_i < N.
 
 That bound, and that a tensor has no more entries than its storage, are checked before the view is made; views copy
-nothing, so that no declared size can take more memory than the file has bytes. Arrays are read-only.
+nothing, so that no declared size can take more memory than the file has bytes. What has to be copied, as often as the
+file asks for it, is counted (``Budget``). Arrays are read-only.
 
 The names below are all that the files of PyTorch, of EDM and of EDM2 mention; NumPy's scalars and arrays stand in the
 arguments that EDM's modules were made with.
@@ -45,7 +46,7 @@ class Storage:
 
 
 def storage(content: Any, dtype: np.dtype, little: bool) -> Storage:
-    """The bytes of a file as a storage; those of another byte order are turned round."""
+    """The bytes of a file as a storage; booleans, and those of another byte order, are copied."""
     if dtype == np.bool_:
         return Storage(np.frombuffer(content, np.uint8) != 0)
     if little == (sys.byteorder == "little"):
@@ -107,23 +108,43 @@ def _parameter(data: Any, *_: Any) -> np.ndarray:
     return data
 
 
-def _ordered(*arguments: Any) -> dict[Any, Any]:
+def empty_dict(*arguments: Any) -> dict[Any, Any]:
+    """A dict of another class, which pickles make empty and then fill."""
     if arguments:
-        raise ValueError("malformed PyTorch file: an OrderedDict made with arguments")
+        raise ValueError("malformed pickle: a dict made with arguments")
     return {}
 
 
-def _set(items: Any) -> set[Any]:
-    if not isinstance(items, list):
-        raise ValueError("malformed pickle: a set that is not made of a list")
-    return set(map(plain, items))
+@dataclasses.dataclass
+class Budget:
+    """How many entries and bytes of a file may still be copied, or read once more: each once is enough."""
+
+    left: int
+
+    def spend(self, n: int) -> None:
+        """Raises ValueError when too much is asked for."""
+        self.left -= n
+        if self.left < 0:
+            raise ValueError("the pickle asks for its values so often that they would be far larger than their file")
 
 
-def _latin(text: Any, encoding: Any) -> bytes:
-    """Bytes as protocol 2 writes them: text of code points below 256."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise ValueError("malformed pickle: bytes that are no latin1 text")
-    return text.encode("latin1")
+def copies(budget: Budget) -> Builders:
+    """What pickles may call that copies its argument."""
+
+    def made_set(items: Any) -> set[Any]:
+        if not isinstance(items, list):
+            raise ValueError("malformed pickle: a set that is not made of a list")
+        budget.spend(len(items))
+        return set(map(plain, items))
+
+    def latin(text: Any, encoding: Any) -> bytes:
+        """Bytes as protocol 2 writes them: text of code points below 256."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise ValueError("malformed pickle: bytes that are no latin1 text")
+        budget.spend(len(text))
+        return text.encode("latin1")
+
+    return {"_codecs.encode": latin} | dict.fromkeys(("builtins.set", "__builtin__.set"), made_set)
 
 
 def _numpy_type(code: Any, *_: Any) -> Record:
@@ -150,15 +171,14 @@ def _mentioned(*_: Any) -> Any:
 
 
 BUILDERS: Builders = {
-    "collections.OrderedDict": _ordered,
+    "collections.OrderedDict": empty_dict,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "_codecs.encode": _latin,
-    **dict.fromkeys(("builtins.set", "__builtin__.set"), _set),
     "numpy.dtype": _numpy_type,
     "numpy.ndarray": _array,
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _array for core in ("core", "_core")},
     **dict.fromkeys(STORAGES, _mentioned),
 }
-"""What pickles of tensors may call."""
+"""What pickles of tensors may call, with those of ``copies``."""

@@ -41,10 +41,11 @@ def to_diffusers(pretrained: Pretrained, path: str | Path) -> None:
     config = pretrained.config
     if config is None:
         raise ValueError("to_diffusers: this network is not in the layout of diffusers; export its params instead")
-    scheduler = {"_class_name": "DDPMScheduler"} | config.get("scheduler", {})
+    scheduler = config.get("scheduler", {})
     config = {k: v for k, v in config.items() if k not in ("scheduler", "latent")}
     transformer = config.get("_class_name") in TRANSFORMERS
     network = described(config, len(pretrained.params.get("embeddings", ())) > 1)
+    scheduler = {"_class_name": network.scheduler(scheduler)} | scheduler
     state = originals(network.leaves(pretrained.params), pretrained.params)
     if transformer:
         state = diffusers_dit.repeated(network.config, state)

@@ -16,12 +16,13 @@ import mmap
 import stat
 import struct
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from scoresde.interop.opening import reading, regular
 from scoresde.interop.pickles import Builders, read_pickle
-from scoresde.interop.storages import BUILDERS, Storage, StorageId, storage
+from scoresde.interop.storages import BUILDERS, Budget, Storage, StorageId, copies, storage
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
@@ -62,8 +63,11 @@ def _start(path: str | Path) -> bytes:
 def read_objects(path: str | Path, builders: Builders) -> Any:
     """``read_torch`` with further names that the pickle may call, each a function of this library."""
     path = regular(Path(path))
-    builders = {**BUILDERS, "torch.storage._load_from_bytes": _nested, **builders}
     with reading(path), path.open("rb") as file:
+        budget = Budget(file.seek(0, io.SEEK_END))
+        nested = {"torch.storage._load_from_bytes": partial(_nested, budget)}
+        builders = {**BUILDERS, **copies(budget), **nested, **builders}
+        file.seek(0)
         start = file.read(2)
         if start == b"PK":
             return _zipped(file, builders)
@@ -88,7 +92,7 @@ def _zipped(file: Any, builders: Builders) -> Any:
         order = archive.read(root + "byteorder") if root + "byteorder" in members else b"little"
         if order not in (b"little", b"big"):
             raise ValueError("its byteorder is neither little nor big")
-        contents: dict[str, bytes] = {}
+        storages: dict[StorageId, Storage] = {}
 
         def load(identity: Any) -> Storage:
             asked = StorageId.parse(identity)
@@ -96,9 +100,9 @@ def _zipped(file: Any, builders: Builders) -> Any:
             if name not in members or members[name].file_size != asked.nbytes:
                 found = f"{members[name].file_size} bytes" if name in members else "missing"
                 raise ValueError(f"storage {asked.key!r} should have {asked.nbytes} bytes and is {found}")
-            if name not in contents:
-                contents[name] = archive.read(name)
-            return storage(contents[name], asked.dtype, order == b"little")
+            if asked not in storages:
+                storages[asked] = storage(archive.read(name), asked.dtype, order == b"little")
+            return storages[asked]
 
         return read_pickle(io.BytesIO(archive.read(names[0])), builders, load)
 
@@ -126,14 +130,18 @@ def _is_legacy(content: Any) -> bool:
     return False
 
 
-def _nested(content: Any) -> Any:
+def _nested(budget: Budget, content: Any) -> Storage:
     """A storage inside of another pickle."""
     if not isinstance(content, bytes):
         raise ValueError("malformed PyTorch file: a storage that is no bytes")
+    budget.spend(len(content))
     stream = io.BytesIO(content)
     if not _is_legacy(stream):
         raise ValueError("malformed PyTorch file: a storage of unknown form (wrong magic number)")
-    return _legacy(stream, memoryview(content), BUILDERS)
+    found = _legacy(stream, memoryview(content), BUILDERS)
+    if not isinstance(found, Storage):
+        raise ValueError("malformed PyTorch file: a storage inside of a pickle that is none")
+    return found
 
 
 def _legacy(stream: Any, source: Any, builders: Builders) -> Any:

@@ -5,7 +5,7 @@ With q, k, v = W_q n, W_k n, W_v n for n = norm(h), each cut into heads of d cha
     h <- r (h + W_o softmax(q k^T / sqrt(d)) v),
 
 r being the factor ``rescale`` of all sums of the network. The channels of ``qkv`` are ordered (q, k, v), then heads,
-then the channels of a head. It is computed in float32 whatever the dtype of h.
+then the channels of a head.
 
 References: Vaswani et al. (2017); Ho et al. (2020), appendix B; Dhariwal and Nichol (2021), section 3.
 """
@@ -13,9 +13,9 @@ References: Vaswani et al. (2017); Ho et al. (2020), appendix B; Dhariwal and Ni
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from scoresde.nn.flash import attention
 from scoresde.nn.layers import group_norm, linear
 
 
@@ -52,7 +52,6 @@ class Attention(nnx.Module):
 
     def __call__(self, h: jax.Array) -> jax.Array:
         batch, channels = h.shape[0], h.shape[-1]
-        precise = jnp.promote_types(h.dtype, jnp.float32)
-        qkv = self.qkv(self.norm(h)).astype(precise).reshape(batch, -1, 3, self.heads, channels // self.heads)
-        values = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return (h + self.output(values.astype(h.dtype).reshape(h.shape))) * self.rescale
+        qkv = self.qkv(self.norm(h)).reshape(batch, -1, 3, self.heads, channels // self.heads)
+        values = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return (h + self.output(values.reshape(h.shape))) * self.rescale

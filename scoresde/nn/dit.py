@@ -22,20 +22,21 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, divides, fraction, grid, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import divides, fraction, grid, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import linear, narrow
+from scoresde.nn.layers import linear, narrow, split
+from scoresde.nn.network import Network
 from scoresde.nn.noise import NoiseEmbedding
 from scoresde.nn.positions import positions
+from scoresde.nn.repeat import through
 from scoresde.nn.resample import folded, unfolded
-from scoresde.nn.transformers import Attend, ModulatedBlock, ModulatedOutput, stacked, through
+from scoresde.nn.transformers import ModulatedBlock, ModulatedOutput
 
 
-class DiT(nnx.Module):
+class DiT(Network):
     """A transformer on patches with adaptive layer normalisation (adaLN-zero).
 
     Args:
@@ -48,11 +49,10 @@ class DiT(nnx.Module):
         outputs: channels of the result, those of the event by default.
         dropout: rate inside the feed-forward layers, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
-        scan: compile one block and loop over the parameters, which are then stacked.
+        scan: compile one block and loop over their parameters.
         separate: whether each block has an embedding e of its own, as diffusers' DiTTransformer2DModel allows; the
             output then reads the first one's.
         epsilons: added to the variance in the two norms of each block.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
@@ -78,7 +78,6 @@ class DiT(nnx.Module):
         scan: bool = False,
         separate: bool = False,
         epsilons: tuple[float, float] = (1e-6, 1e-6),
-        attend: Attend = jax.nn.dot_product_attention,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 256,
         labels: int = 0,
@@ -94,7 +93,6 @@ class DiT(nnx.Module):
             "heads": divides(self, "heads", heads, "width", width),
             "ratio": whole(self, "ratio", ratio, 1),
             "rate": fraction(self, "dropout", dropout),
-            "attend": attend,
             "epsilons": epsilons,
         }
         pixels, rngs = self.patch ** (len(self.event_shape) - 1), nnx.Rngs(key)
@@ -104,22 +102,14 @@ class DiT(nnx.Module):
         self.embeddings = nnx.List([embed() for _ in range(depth if separate else 1)])
         self.input = linear(pixels * (channels + self.conditions.channels), width, rngs=rngs)
         block = partial(ModulatedBlock, width, source=self.conditions.width, **options, rngs=rngs)
-        self.separate, self.remat = separate, remat
-        self.blocks = stacked([block() for _ in range(depth)], scan=scan)
+        self.separate, self.remat, self.scan = separate, remat, scan
+        self.blocks = nnx.List([block() for _ in range(depth)])
         self.output = ModulatedOutput(width, pixels * self.outputs, rngs=rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
         grid(self, x.shape[1:], self.patch)
-        given = self.conditions(x, cond)
         e = [embedding(c, labels, given.vector) for embedding in self.embeddings]
         pixels = folded(given.beside(x), self.patch)
         h = self.input(narrow(pixels, self.input.kernel[...].dtype).reshape(len(x), -1, pixels.shape[-1]))
@@ -128,9 +118,9 @@ class DiT(nnx.Module):
         def call(block: ModulatedBlock, h: jax.Array, key: jax.Array | None, own: jax.Array | None) -> jax.Array:
             return block(h, e[0] if own is None else own, key, context=given.context)
 
-        h, _ = through(self.blocks, call, h, key, e if self.separate else None, remat=self.remat)
-        h = unfolded(self.output(h, e[0]).reshape(*pixels.shape[:-1], -1), self.patch)
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        keys, own = split(key, len(self.blocks)), e if self.separate else None
+        *_, h = through(self.blocks, call, h, keys, own, remat=self.remat, scan=self.scan)
+        return unfolded(self.output(h, e[0]).reshape(*pixels.shape[:-1], -1), self.patch)
 
 
 dit_s = partial(DiT, width=384, depth=12, heads=6)

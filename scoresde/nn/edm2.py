@@ -31,18 +31,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, check_labels, divides, fraction, grid, whole
-from scoresde.nn.conditions import Conditions
-from scoresde.nn.layers import dropout, narrow, run, split
+from scoresde.nn.checks import check_labels, divides, fraction, grid, whole
+from scoresde.nn.conditions import Conditions, Given
+from scoresde.nn.flash import attention
+from scoresde.nn.layers import dropout, narrow, split
 from scoresde.nn.magnitude import Layer, Waves, cat, lerp, silu, unit
+from scoresde.nn.network import Network
+from scoresde.nn.repeat import through
 from scoresde.nn.resample import checked, cut, down, up
-from scoresde.nn.transformers import Attend
 
 _TAPS = checked((1, 1))
 _RESIDUAL = 0.3
 
 
-class EDM2(nnx.Module):
+class EDM2(Network):
     """EDM2's U-Net (configuration G).
 
     Args:
@@ -54,7 +56,7 @@ class EDM2(nnx.Module):
         head_channels: channels of an attention head; must divide those of the levels with attention.
         dropout: rate inside the residual blocks, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
+        scan: compile one of several blocks alike that follow each other, and loop over their parameters.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
         conditions: classes, vectors and maps that ``cond`` of the call gives: see ``conditions.py``; None for nothing.
         key: random key of the initial parameters.
@@ -74,7 +76,7 @@ class EDM2(nnx.Module):
         head_channels: int = 64,
         dropout: float = 0.0,
         remat: bool = False,
-        attend: Attend = jax.nn.dot_product_attention,
+        scan: bool = False,
         labels: int = 0,
         conditions: Any = None,
         key: jax.Array,
@@ -88,11 +90,11 @@ class EDM2(nnx.Module):
             raise ValueError(
                 f"EDM2: attention_levels must be levels 0..{depth - 1} of multipliers, got {attention_levels}"
             )
-        rngs, self.remat = nnx.Rngs(key), remat
+        rngs, self.remat, self.scan = nnx.Rngs(key), remat, scan
         self.conditions = Conditions("EDM2", conditions, width=0, rngs=rngs)
         self.labels = whole(self, "labels", labels, 0)
         vector, e = self.labels + self.conditions.features, max(widths)
-        options = {"rate": fraction(self, "dropout", dropout), "attend": attend, "rngs": rngs}
+        options = {"rate": fraction(self, "dropout", dropout), "rngs": rngs}
 
         def block(inputs: int, width: int, attention: bool, *, up: bool) -> _Block:
             heads = width // divides(self, "head_channels", head_channels, "channels", width) if attention else 0
@@ -119,37 +121,30 @@ class EDM2(nnx.Module):
         self.output = Layer(widths[0], pixel, dims=dims, rngs=rngs)
         self.gain = nnx.Param(jnp.zeros(()))
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         e = self._embed(c, labels, given.vector)
         keys = iter(split(key, sum(len(level) for level in (*self.down, *self.up))))
 
-        def through(block: _Block, h: jax.Array) -> jax.Array:
-            return run(block, h, e, next(keys), remat=self.remat)
+        def call(block: _Block, h: jax.Array, key: jax.Array | None, skip: jax.Array | None) -> jax.Array:
+            return block(h if skip is None else cat(h, skip, 0.5), e, key=key)
+
+        def after(blocks: Any, h: jax.Array, skips: list[Any] | None = None) -> list[jax.Array]:
+            return through(blocks, call, h, [next(keys) for _ in blocks], skips, remat=self.remat, scan=self.scan)
 
         ones = jnp.ones((*x.shape[:-1], 1), x.dtype)
         h = self.input(narrow(given.beside(jnp.concatenate([x, ones], axis=-1)), self.input.weight[...].dtype))
         skips = [h]
         for level, blocks in enumerate(self.down):
             h = down(h, _TAPS) if level else h
-            for block in blocks:
-                h = through(block, h)
-                skips.append(h)
+            skips += after(blocks, h)
+            h = skips[-1]
         for level, blocks in enumerate(self.up):
             h = cut(up(h, _TAPS), skips[-1].shape[1:-1]) if level else h
-            for k, block in enumerate(blocks):
-                h = through(block, h if k < (1 if level else 2) else cat(h, skips.pop(), 0.5))
-        h = self.output(h, self.gain[...])
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+            first = 1 if level else 2
+            *_, h = after(blocks, h, [None] * first + [skips.pop() for _ in blocks[first:]])
+        return self.output(h, self.gain[...])
 
     def _embed(self, c: jax.Array, labels: jax.Array | None, vector: jax.Array | None) -> jax.Array:
         """e (B, width); every class and label of mean square 1."""
@@ -176,10 +171,9 @@ class _Block(nnx.Module):
         *,
         up: bool,
         rate: float,
-        attend: Attend,
         rngs: nnx.Rngs,
     ) -> None:
-        self.up, self.rate, self.heads, self.attend = up, rate, heads, attend
+        self.up, self.rate, self.heads = up, rate, heads
         self.first = Layer(inputs if up else outputs, outputs, dims=dims, rngs=rngs)
         self.embedding = Layer(embedding, outputs, rngs=rngs)
         self.gain = nnx.Param(jnp.zeros(()))
@@ -196,7 +190,7 @@ class _Block(nnx.Module):
         if self.qkv is not None and self.projection is not None:
             qkv = self.qkv(h).reshape(h.shape[0], -1, 3, self.heads, h.shape[-1] // self.heads)
             q, k, v = jnp.moveaxis(unit(qkv), 2, 0)
-            h = lerp(h, self.projection(self.attend(q, k, v).reshape(h.shape)), _RESIDUAL)
+            h = lerp(h, self.projection(attention(q, k, v).reshape(h.shape)), _RESIDUAL)
         return jnp.clip(h, -256, 256)
 
     def _skipped(self, h: jax.Array) -> jax.Array:

@@ -1,14 +1,5 @@
 """What the networks share: dropout with an explicit key, normalisation, modulation, functional form.
 
-A network is a module whose call is ``net(x, c, *, key=None, labels=None, cond=None)``: x (B, *event) of unit variance,
-c (B,) the noise coordinate, ``key`` a random key in training (dropout on) and None in evaluation (deterministic),
-``labels`` (B, L) how the examples were augmented, None the same as zeros, ``cond`` the pytree of what else is known of
-them (``conditions.py``), None the same as its null. It returns an array like x, zero until the network is trained. It
-holds parameters and plain numbers only: no random state, no statistics.
-Where the parameters are bfloat16 it computes in bfloat16, but for its input's waves, the embedding of c, norms and
-attention; the result has x's dtype.
-Constructors draw the parameters on the host, so they run outside ``jit``.
-
 ``functional`` is the one place where a module is split into parameters and program and merged again.
 """
 
@@ -25,7 +16,6 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from scoresde.nn.checks import check_labels, whole
 from scoresde.nn.convolution import channels_last
 
 Params = dict[str, Any]
@@ -101,17 +91,6 @@ def _get(params: Params, path: Sequence[Any]) -> Any:
 def narrow(x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """x in ``dtype`` if that is narrower than float32, else x as it is."""
     return x.astype(dtype) if jnp.dtype(dtype).itemsize < 4 else x
-
-
-def run(
-    block: Callable[..., jax.Array], h: jax.Array, e: jax.Array, key: jax.Array | None, *, remat: bool
-) -> jax.Array:
-    """block(h, e, key=key), with ``remat`` computed again in the backward pass instead of remembered."""
-
-    def call(h: jax.Array, e: jax.Array, key: jax.Array | None) -> jax.Array:
-        return block(h, e, key=key)
-
-    return (jax.checkpoint(call) if remat else call)(h, e, key)
 
 
 def split(key: jax.Array | None, n: int) -> Sequence[jax.Array | None]:
@@ -230,44 +209,6 @@ def layer_norm(h: jax.Array, epsilon: float = 1e-5) -> jax.Array:
     wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
     wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + epsilon)).astype(h.dtype)
-
-
-class Embedding(nnx.Module):
-    """c (B,) -> features -> Linear -> SiLU: (B, width), shared by all blocks of a network.
-
-    Labels (B, L) and the vector (B, V) of the conditions enter linearly before the SiLU, without bias and with weight
-    zero at first.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[jax.Array, int], jax.Array],
-        features: int,
-        width: int,
-        labels: int = 0,
-        vector: int = 0,
-        *,
-        rngs: nnx.Rngs,
-    ) -> None:
-        function(jnp.zeros(1), features)
-        self.function = function
-        self.features = features
-        self.linear = linear(features, width, rngs=rngs)
-        self.size = whole(self, "labels", labels, 0)
-        none = nnx.Rngs(0)  # zero at first, from keys of its own: the other layers begin as they would without it
-        zero_layer = partial(nnx.Linear, use_bias=False, kernel_init=_constant(0), rngs=none)
-        self.labels = zero_layer(labels, width) if labels else None
-        self.vector = zero_layer(vector, width) if vector else None
-
-    def __call__(self, c: jax.Array, labels: jax.Array | None = None, vector: jax.Array | None = None) -> jax.Array:
-        dtype = self.linear.kernel[...].dtype
-        e = self.linear(narrow(self.function(c, self.features), dtype))
-        check_labels(labels, (*c.shape, self.size))
-        if self.labels is not None and labels is not None:
-            e = e + self.labels(narrow(labels, dtype))
-        if self.vector is not None and vector is not None:
-            e = e + self.vector(narrow(vector, dtype))
-        return jax.nn.silu(e)
 
 
 def size(shape: Sequence[int]) -> int:

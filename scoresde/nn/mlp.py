@@ -14,6 +14,7 @@ References: He et al. (2016), pre-activation residual blocks; Peebles and Xie (2
 
 import operator
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -22,14 +23,17 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from scoresde.nn.checks import check_input, constant, divides, fraction, positive, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import constant, divides, fraction, positive, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, dropout, layer_norm, linear, modulate, narrow, run, size, split
+from scoresde.nn.layers import dropout, layer_norm, linear, modulate, narrow, size, split
+from scoresde.nn.network import Network
+from scoresde.nn.noise import NoiseEmbedding
+from scoresde.nn.repeat import through
 from scoresde.nn.transformers import CrossAttention
 
 
-class ResidualMLP(nnx.Module):
+class ResidualMLP(Network):
     """A residual MLP with adaptive scale, shift and gate.
 
     Args:
@@ -38,6 +42,7 @@ class ResidualMLP(nnx.Module):
         depth: number of residual blocks.
         dropout: rate inside the blocks, in [0, 1), active where the call is given a key (or (B,), one an example).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
+        scan: compile one block and loop over their parameters.
         input_frequencies: frequencies of ``input_waves`` by which the network also sees its input; none by default.
         input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
@@ -59,6 +64,7 @@ class ResidualMLP(nnx.Module):
         depth: int = 3,
         dropout: float = 0.0,
         remat: bool = False,
+        scan: bool = False,
         input_frequencies: Sequence[float] = (),
         input_offset: ArrayLike = 0.0,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
@@ -74,29 +80,22 @@ class ResidualMLP(nnx.Module):
         heads = divides(self, "heads", heads, "width", width)
         rngs, more = nnx.Rngs(key), nnx.Rngs(jax.random.fold_in(key, 1))
         self.conditions = Conditions("ResidualMLP", conditions, width=width, rngs=more)
-        self.embedding = Embedding(embedding, features, 2 * features, labels, self.conditions.features, rngs=rngs)
+        sizes = features, 2 * features, labels, self.conditions.features
+        self.embedding = NoiseEmbedding(embedding, *sizes, layers=1, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         beside = size(self.event_shape[:-1]) * self.conditions.channels
         self.input = linear(dim * (1 + 2 * len(self.input_frequencies)) + beside, width, rngs=rngs)
-        rate, self.remat = fraction(self, "dropout", dropout), remat
+        rate, self.remat, self.scan = fraction(self, "dropout", dropout), remat, scan
         self.blocks = nnx.List([_Block(width, 2 * features, rate, rngs=rngs) for _ in range(depth)])
         self.modulation = linear(2 * features, 2 * width, gain=0.3, rngs=rngs)
         self.output = linear(width, dim, gain=0, rngs=rngs)
         attended = range(depth if self.conditions.width else 0)
         self.cross = nnx.List([CrossAttention(width, self.conditions.width, heads, rngs=more) for _ in attended])
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         e = self.embedding(c, labels, given.vector)
         flat = x.reshape(x.shape[0], size(self.event_shape))
         waves = input_waves(flat, c, self.input_frequencies, np.array(self.input_offset))
@@ -104,12 +103,17 @@ class ResidualMLP(nnx.Module):
         if given.channels is not None:
             h = jnp.concatenate([h, given.channels.reshape(x.shape[0], -1)], axis=-1)
         h = self.input(narrow(h, self.input.kernel[...].dtype))
-        for i, (block, block_key) in enumerate(zip(self.blocks, split(key, len(self.blocks)), strict=True)):
-            h = run(block, h, e, block_key, remat=self.remat)
-            h = h + self.cross[i](layer_norm(h), given.context) if self.cross else h
+
+        def call(pair: Any, h: jax.Array, key: jax.Array | None, _: None) -> jax.Array:
+            block, cross = pair
+            h = block(h, e, key=key)
+            return h if cross is None else h + cross(layer_norm(h), given.context)
+
+        pairs = list(zip_longest(self.blocks, self.cross))
+        *_, h = through(pairs, call, h, split(key, len(pairs)), remat=self.remat, scan=self.scan)
         scale, shift = jnp.split(self.modulation(e), 2, axis=-1)
         h = self.output(jax.nn.silu(modulate(layer_norm(h), scale, shift)))
-        return h.reshape(x.shape).astype(jnp.promote_types(h.dtype, x.dtype))
+        return h.reshape(x.shape)
 
 
 class _Block(nnx.Module):

@@ -1,5 +1,6 @@
-"""The embedding of the noise level by two layers, with labels and conditions, as DDPM, NCSN++ and ADM have it.
+"""The embedding of the noise level, with labels and conditions, which all blocks of a network share.
 
+    e(c) = silu(W f(c) + A l + V v),                            or by two layers, as DDPM, NCSN++ and ADM have it,
     e(c) = silu(W_2 silu(W_1 (f(c) + A l + V v + b))),          or with V v, without b, added to W_2's output,
 
 f being the features of c, l the labels of the augmentation and v the conditions (a class as its one-hot vector). A and
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from scoresde.nn.checks import check_labels
+from scoresde.nn.checks import check_labels, whole
 from scoresde.nn.embeddings import cosines_and_sines
 from scoresde.nn.layers import linear, narrow
 
@@ -48,10 +49,12 @@ class NoiseEmbedding(nnx.Module):
     Args:
         function: f, called ``(c, features)``.
         features: number of features.
-        width: width of both layers.
+        width: width of the layers.
         labels: L, 0 for none.
         vector: V, 0 for none.
-        vector_first: V v is added to the features and has a bias, instead of to the second layer's output without one.
+        layers: 1 or 2; one is called ``linear`` among the parameters, two ``linear_1`` and ``linear_2``.
+        vector_first: of two layers, V v is added to the features and has a bias, instead of to the second layer's
+            output without one.
     """
 
     def __init__(
@@ -62,25 +65,34 @@ class NoiseEmbedding(nnx.Module):
         labels: int = 0,
         vector: int = 0,
         *,
+        layers: int = 2,
         vector_first: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         function(jnp.zeros(1), features)
-        self.function, self.features, self.size, self.vector_first = function, features, labels, vector_first
-        self.linear_1 = linear(features, width, rngs=rngs)
-        self.linear_2 = linear(width, width, rngs=rngs)
+        self.function, self.features, self.vector_first = function, features, vector_first
+        self.size, self.two = whole(self, "labels", labels, 0), layers == 2
+        if self.two:
+            self.linear_1 = linear(features, width, rngs=rngs)
+            self.linear_2 = linear(width, width, rngs=rngs)
+        else:
+            self.linear = linear(features, width, rngs=rngs)
         none = nnx.Rngs(0)  # zero at first, from keys of its own: the other layers begin as they would without it
-        self.labels = linear(labels, features, gain=0, bias=False, rngs=none) if labels else None
+        entry = features if self.two else width
+        self.labels = linear(labels, entry, gain=0, bias=False, rngs=none) if labels else None
         entry = features if vector_first else width
         self.vector = linear(vector, entry, gain=0, bias=vector_first, rngs=none) if vector else None
 
     def __call__(self, c: jax.Array, labels: jax.Array | None = None, vector: jax.Array | None = None) -> jax.Array:
-        dtype = self.linear_1.kernel[...].dtype
-        e = narrow(self.function(c, self.features), dtype)
         check_labels(labels, (*c.shape, self.size))
-        if self.labels is not None and labels is not None:
-            e = e + self.labels(narrow(labels, dtype))
-        v = 0 if self.vector is None or vector is None else self.vector(narrow(vector, dtype))
-        e = self.linear_1(e + v if self.vector_first else e)
+        dtype = (self.linear_1 if self.two else self.linear).kernel[...].dtype
+        e = narrow(self.function(c, self.features), dtype)
+        l, v = (  # noqa: E741
+            0 if layer is None or value is None else layer(narrow(value, dtype))
+            for layer, value in ((self.labels, labels), (self.vector, vector))
+        )
+        if not self.two:
+            return jax.nn.silu(self.linear(e) + l + v)
+        e = self.linear_1(e + l + v if self.vector_first else e + l)
         e = self.linear_2(jax.nn.silu(e))
         return jax.nn.silu(e if self.vector_first else e + v)

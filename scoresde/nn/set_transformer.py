@@ -19,16 +19,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, divides, fraction, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import divides, fraction, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.descriptions import Present
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import linear, narrow
+from scoresde.nn.layers import linear, narrow, split
+from scoresde.nn.network import Network
 from scoresde.nn.noise import NoiseEmbedding
-from scoresde.nn.transformers import Attend, ModulatedBlock, ModulatedOutput, stacked, through
+from scoresde.nn.repeat import through
+from scoresde.nn.transformers import ModulatedBlock, ModulatedOutput
 
 
-class SetTransformer(nnx.Module):
+class SetTransformer(Network):
     """A permutation-equivariant transformer for point clouds.
 
     Args:
@@ -40,8 +42,7 @@ class SetTransformer(nnx.Module):
         inducing: number m of summaries by which the points see each other; 0: each attends to all.
         dropout: rate inside the feed-forward layers, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
-        scan: compile one block and loop over the parameters, which are then stacked.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
+        scan: compile one block and loop over their parameters.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
@@ -65,7 +66,6 @@ class SetTransformer(nnx.Module):
         dropout: float = 0.0,
         remat: bool = False,
         scan: bool = False,
-        attend: Attend = jax.nn.dot_product_attention,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
         labels: int = 0,
@@ -92,23 +92,14 @@ class SetTransformer(nnx.Module):
             rate=fraction(self, "dropout", dropout),
             source=self.conditions.width,
             inducing=whole(self, "inducing", inducing, 0),
-            attend=attend,
             rngs=rngs,
         )
-        self.remat, self.blocks = remat, stacked([block() for _ in range(depth)], scan=scan)
+        self.remat, self.scan, self.blocks = remat, scan, nnx.List([block() for _ in range(depth)])
         self.output = ModulatedOutput(width, dim, rngs=rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         there = given.present
         e = self.embedding(c, labels, given.vector)
         points = given.beside(x) if there is None else jnp.where(there[..., None], given.beside(x), 0)
@@ -117,7 +108,6 @@ class SetTransformer(nnx.Module):
         def call(block: ModulatedBlock, h: jax.Array, key: jax.Array | None, _: None) -> jax.Array:
             return block(h, e, key, context=given.context, mask=there)
 
-        h, _ = through(self.blocks, call, h, key, remat=self.remat)
+        *_, h = through(self.blocks, call, h, split(key, len(self.blocks)), remat=self.remat, scan=self.scan)
         h = self.output(h, e)
-        h = h if there is None else jnp.where(there[..., None], h, 0)
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        return h if there is None else jnp.where(there[..., None], h, 0)

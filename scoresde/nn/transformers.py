@@ -18,35 +18,28 @@ norm being layer normalisation without parameters.
 References: Vaswani et al. (2017); Peebles and Xie (2023), adaLN-zero.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from scoresde.nn.conditions import Context
-from scoresde.nn.layers import dropout, layer_norm, linear, modulate, split, trained
-
-Attend = Callable[..., jax.Array]
-"""(q, k, v, mask=...) -> array like q, as ``jax.nn.dot_product_attention``, whose ``implementation="cudnn"`` is flash
-attention on NVIDIA's devices in bfloat16 (first derivatives in reverse mode only: not for likelihoods)."""
+from scoresde.nn.flash import attention
+from scoresde.nn.layers import dropout, layer_norm, linear, modulate, trained
 
 
 class SelfAttention(nnx.Module):
     """W_o attention(q, k, v), (q, k, v) = W h, over the tokens whose ``mask`` (B, N) is True (None: all)."""
 
-    def __init__(
-        self, width: int, heads: int, attend: Attend, *, bias: bool = True, gain: float = 1.0, rngs: nnx.Rngs
-    ) -> None:
-        self.heads, self.attend = heads, attend
+    def __init__(self, width: int, heads: int, *, bias: bool = True, gain: float = 1.0, rngs: nnx.Rngs) -> None:
+        self.heads = heads
         self.qkv = linear(width, 3 * width, bias=bias, rngs=rngs)
         self.output = linear(width, width, gain=gain, rngs=rngs)
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         q, k, v = jnp.moveaxis(self.qkv(h).reshape(*h.shape[:2], 3, self.heads, -1), 2, 0)
-        return self.output(self.attend(q, k, v, mask=_keys(mask)).reshape(h.shape))
+        return self.output(attention(q, k, v, mask=_keys(mask)).reshape(h.shape))
 
 
 class CrossAttention(nnx.Module):
@@ -58,12 +51,11 @@ class CrossAttention(nnx.Module):
         width: int,
         source: int,
         heads: int,
-        attend: Attend = jax.nn.dot_product_attention,
         *,
         gain: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
-        self.heads, self.attend = heads, attend
+        self.heads = heads
         self.query = linear(width, width, rngs=rngs)
         self.key_value = linear(source, 2 * width, bias=False, rngs=rngs)
         self.output = linear(width, width, gain=gain, bias=False, rngs=rngs)
@@ -76,15 +68,15 @@ class CrossAttention(nnx.Module):
         k, v = jnp.moveaxis(self.key_value(tokens).reshape(*mask.shape, 2, *q.shape[2:]), 2, 0)
         k, v = (jnp.pad(a, ((0, 0), (1, 0), (0, 0), (0, 0))) for a in (k, v))
         mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        return self.output(self.attend(q, k, v, mask=_keys(mask)).reshape(h.shape))
+        return self.output(attention(q, k, v, mask=_keys(mask)).reshape(h.shape))
 
 
 class InducedAttention(nnx.Module):
     """cross(h, norm(I + cross(I, h))): ``count`` trained tokens I attend to those of h whose ``mask`` (B, N) is True
     (None: all), and h to them."""
 
-    def __init__(self, width: int, heads: int, attend: Attend, count: int, *, rngs: nnx.Rngs) -> None:
-        cross = partial(CrossAttention, width, width, heads, attend, gain=1.0, rngs=rngs)
+    def __init__(self, width: int, heads: int, count: int, *, rngs: nnx.Rngs) -> None:
+        cross = partial(CrossAttention, width, width, heads, gain=1.0, rngs=rngs)
         self.points = trained((count, width), gain=1.0, rngs=rngs)
         self.gather, self.spread = cross(), cross()
 
@@ -96,7 +88,7 @@ class InducedAttention(nnx.Module):
 
 
 def _keys(mask: jax.Array | None) -> jax.Array | None:
-    """A mask (B, N) of keys as ``Attend`` takes it."""
+    """A mask (B, N) of keys as ``attention`` takes it."""
     return None if mask is None else mask[:, None, None, :]
 
 
@@ -126,18 +118,15 @@ class ModulatedBlock(nnx.Module):
         ratio: int,
         rate: float,
         source: int,
-        attend: Attend,
         epsilons: tuple[float, float] = (1e-6, 1e-6),
         inducing: int = 0,
         rngs: nnx.Rngs,
     ) -> None:
         self.modulation = linear(width, 6 * width, gain=0, rngs=rngs)
         self.attention = (
-            InducedAttention(width, heads, attend, inducing, rngs=rngs)
-            if inducing
-            else SelfAttention(width, heads, attend, rngs=rngs)
+            InducedAttention(width, heads, inducing, rngs=rngs) if inducing else SelfAttention(width, heads, rngs=rngs)
         )
-        self.cross = CrossAttention(width, source, heads, attend, rngs=rngs) if source else None
+        self.cross = CrossAttention(width, source, heads, rngs=rngs) if source else None
         self.feed = FeedForward(width, ratio, rate, rngs=rngs)
         self.epsilons = epsilons
 
@@ -167,47 +156,3 @@ class ModulatedOutput(nnx.Module):
     def __call__(self, h: jax.Array, e: jax.Array) -> jax.Array:
         b, s = jnp.split(self.modulation(e), 2, axis=-1)
         return self.linear(modulate(layer_norm(h, 1e-6), s, b))
-
-
-def stacked(blocks: Sequence[nnx.Module], *, scan: bool) -> Any:
-    """Equal blocks as a list, or with ``scan`` as one block whose parameters have one more axis, the first: however
-    many there are, one is compiled."""
-    if not scan or not blocks:
-        return nnx.List(blocks)
-    graph, state = nnx.split(blocks[0])
-    return nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), state, *map(nnx.state, blocks[1:])))
-
-
-def through(
-    blocks: Any,
-    call: Callable[..., jax.Array],
-    h: jax.Array,
-    key: jax.Array | None,
-    extras: Any = None,
-    *,
-    remat: bool,
-    collect: bool = False,
-) -> tuple[jax.Array, Any]:
-    """h after h <- call(block, h, key, extra) for every block of ``stacked``, and with ``collect`` the h after each.
-
-    ``extras`` holds one value for each block, None for none. With ``remat`` blocks are computed again in the backward
-    pass instead of remembered. What ``collect`` gives is a list or an array, and serves as the ``extras`` of others.
-    """
-    wrap: Callable[..., Any] = jax.checkpoint if remat else lambda function: function
-    if isinstance(blocks, nnx.List):
-        states, keys = [], split(key, len(blocks))
-        for block, k, extra in zip(blocks, keys, [None] * len(blocks) if extras is None else extras, strict=True):
-            h = wrap(partial(call, block))(h, k, extra)
-            states += [h] if collect else []
-        return h, states
-    graph, state = nnx.split(blocks)
-
-    def step(h: jax.Array, row: Any) -> tuple[jax.Array, Any]:
-        block, key, extra = row
-        h = call(nnx.merge(graph, block), h, key, extra)
-        return h, h if collect else None
-
-    count = jax.tree.leaves(state)[0].shape[0]
-    keys = None if key is None else jnp.stack([k for k in split(key, count) if k is not None])
-    extras = jnp.stack(extras) if isinstance(extras, list) else extras
-    return jax.lax.scan(wrap(step), h, (state, keys, extras))

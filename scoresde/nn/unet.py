@@ -26,19 +26,22 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from scoresde.nn.blocks import Layout, ResBlock, doubling, entering_channels, halving
-from scoresde.nn.checks import check_input, constant, fraction, positive, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import constant, fraction, positive, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import Embedding, conv, initial_keys, narrow, run, split
+from scoresde.nn.layers import conv, initial_keys, narrow, split
+from scoresde.nn.network import Network
 from scoresde.nn.noise import NoiseEmbedding
+from scoresde.nn.repeat import through
 from scoresde.nn.resample import cut, double, down, folded, halve, unfolded, up
 
 Features = Callable[[jax.Array, int], jax.Array]
 Resample = Callable[[jax.Array], jax.Array]
-Through = Callable[[ResBlock, jax.Array], jax.Array]
+After = Callable[..., list[jax.Array]]
+"""(blocks, h, what is concatenated to h before each of them) -> h after each of them."""
 
 
-class UNet(nnx.Module):
+class UNet(Network):
     """A U-Net told the noise level in every block.
 
     Args:
@@ -51,6 +54,7 @@ class UNet(nnx.Module):
         heads: attention heads; must divide the channels of those levels.
         dropout: rate inside the residual blocks, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
+        scan: compile one of several blocks alike that follow each other, and loop over their parameters.
         input_frequencies: frequencies of ``input_waves`` by which the network also sees its input; none by default.
         input_offset: their ``offset``, a scalar or of the event's shape.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
@@ -78,6 +82,7 @@ class UNet(nnx.Module):
         heads: int = 1,
         dropout: float = 0.0,
         remat: bool = False,
+        scan: bool = False,
         input_frequencies: Sequence[float] = (),
         input_offset: ArrayLike = 0.0,
         embedding: Features = gaussian_fourier,
@@ -89,7 +94,8 @@ class UNet(nnx.Module):
         key: jax.Array,
     ) -> None:
         self.event_shape = tuple(map(operator.index, event_shape))
-        self.patch, self.layout, self.remat = whole(self, "patch", patch, 1), layout, remat
+        self.patch, self.layout = whole(self, "patch", patch, 1), layout
+        self.remat, self.scan = remat, scan
         dims = self._check(multipliers, attention_levels)
         channels, blocks = whole(self, "channels", channels, 1), whole(self, "blocks", blocks, 1)
         widths = [channels * whole(self, "multipliers", m, 1) for m in multipliers]
@@ -106,7 +112,9 @@ class UNet(nnx.Module):
         self.conditions = Conditions("UNet", conditions, width=e, rngs=initial_keys(jax.random.fold_in(key, 1)))
         if self.conditions.width and not (attention_levels or layout.middle):
             raise ValueError("UNet: tokens are attended to where there is attention: give attention_levels, got none")
-        self.embedding = self._embedding(embedding, features, e, labels, rngs)
+        sizes, two = (features, e, labels, self.conditions.features), layout.embedding_width > 0
+        first = two and layout.vector_first
+        self.embedding = NoiseEmbedding(embedding, *sizes, layers=1 + two, vector_first=first, rngs=rngs)
         self.input_frequencies = positive(self, "input_frequencies", input_frequencies)
         self.input_offset = constant(self, "input_offset", input_offset, self.event_shape)
         seen = self.event_shape[-1] * (1 + 2 * len(self.input_frequencies)) + self.conditions.channels
@@ -115,14 +123,6 @@ class UNet(nnx.Module):
         self.input = conv(dims, pixel, first, rngs=rngs)
         self._build(block, dims, first, widths, blocks, set(attention_levels), rngs)
         self._build_pyramids(dims, pixel, widths, outputs * self.patch**dims, rngs)
-
-    def _embedding(
-        self, function: Features, features: int, width: int, labels: int, rngs: nnx.Rngs
-    ) -> Embedding | NoiseEmbedding:
-        sizes = features, width, labels, self.conditions.features
-        if not self.layout.embedding_width:
-            return Embedding(function, *sizes, rngs=rngs)
-        return NoiseEmbedding(function, *sizes, vector_first=self.layout.vector_first, rngs=rngs)
 
     def _build(
         self,
@@ -189,62 +189,55 @@ class UNet(nnx.Module):
                 raise ValueError(f"UNet: attention_levels must be in 0..{len(multipliers) - 1}, got {level!r}")
         return len(shape) - 1
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
         offset = np.reshape(self.input_offset, self.event_shape if len(self.input_offset) > 1 else ())
         waves = input_waves(x, c, self.input_frequencies, offset)
-        given = self.conditions(x, cond)
         waves = narrow(given.beside(waves.reshape(*x.shape[:-1], -1)), self.input.kernel[...].dtype)
         e, keys = self.embedding(c, labels, given.vector), iter(split(key, self._count()))
 
-        def through(block: ResBlock, h: jax.Array) -> jax.Array:
-            return run(partial(block, context=given.context), h, e, next(keys), remat=self.remat)
+        def call(block: ResBlock, h: jax.Array, key: jax.Array | None, skip: jax.Array | None) -> jax.Array:
+            h = h if skip is None else jnp.concatenate([h, skip], axis=-1)
+            return block(h, e, key=key, context=given.context)
 
-        h, skips = self._descend(through, folded(waves, self.patch))
-        for block in self.middle:
-            h = through(block, h)
-        h = unfolded(self._ascend(through, h, skips), self.patch)
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        def after(blocks: Sequence[ResBlock], h: jax.Array, skips: list[jax.Array] | None = None) -> list[jax.Array]:
+            own = [next(keys) for _ in blocks]
+            return through(blocks, call, h, own, skips, remat=self.remat, scan=self.scan)
+
+        h, skips = self._descend(after, folded(waves, self.patch))
+        *_, h = after(self.middle, h)
+        return unfolded(self._ascend(after, h, skips), self.patch)
 
     def _count(self) -> int:
         resampling = 2 * len(self.halve) if self.layout.resampling_blocks else 0
         return sum(len(level) for level in (*self.down, *self.up)) + len(self.middle) + resampling
 
-    def _descend(self, through: Through, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    def _descend(self, after: After, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         layout, pyramid, h = self.layout, x, self.input(x)
         skips = [h] if layout.all_skips else []
         for i, level in enumerate(self.down):
-            for block in level:
-                h = through(block, h)
-                skips.append(h)
+            skips += after(level, h)
+            h = skips[-1]
             if i == len(self.halve):
                 break
-            h = through(self.halve[i], h) if layout.resampling_blocks else halve(self.halve[i], h, layout.taps)
+            h = after([self.halve[i]], h)[0] if layout.resampling_blocks else halve(self.halve[i], h, layout.taps)
             if self.input_pyramid:
                 pyramid, h = self.input_pyramid[i](pyramid, h)
             if layout.all_skips:
                 skips.append(h)
         return h, skips
 
-    def _ascend(self, through: Through, h: jax.Array, skips: list[jax.Array]) -> jax.Array:
+    def _ascend(self, after: After, h: jax.Array, skips: list[jax.Array]) -> jax.Array:
         layout = self.layout
         pyramid: Any = None
         for i in reversed(range(len(self.up))):
             sizes = skips[-1].shape[1:-1]
             if i < len(self.double) and layout.resampling_blocks:
-                h = cut(through(self.double[i], h), sizes)
+                h = cut(after([self.double[i]], h)[0], sizes)
             elif i < len(self.double):
                 h = double(self.double[i], h, layout.taps, sizes)
-            for block in self.up[i]:
-                h = through(block, jnp.concatenate([h, skips.pop()], axis=-1))
+            *_, h = after(self.up[i], h, [skips.pop() for _ in self.up[i]])
             if self.output_pyramid:
                 pyramid, h = self.output_pyramid[i](pyramid, h)
         return pyramid if self.output is None else self.output(jax.nn.silu(self.norm(h)))

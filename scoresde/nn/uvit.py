@@ -29,15 +29,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input, divides, fraction, grid, whole
-from scoresde.nn.conditions import Conditions
+from scoresde.nn.checks import divides, fraction, grid, whole
+from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier
-from scoresde.nn.layers import Embedding, conv, layer_norm, linear, narrow, size, split, trained
+from scoresde.nn.layers import conv, layer_norm, linear, narrow, size, split, trained
+from scoresde.nn.network import Network
+from scoresde.nn.noise import NoiseEmbedding
+from scoresde.nn.repeat import through
 from scoresde.nn.resample import folded, unfolded
-from scoresde.nn.transformers import Attend, FeedForward, SelfAttention, stacked, through
+from scoresde.nn.transformers import FeedForward, SelfAttention
 
 
-class UViT(nnx.Module):
+class UViT(Network):
     """A transformer on patches, noise and conditions as one sequence, with long skips.
 
     Args:
@@ -49,8 +52,7 @@ class UViT(nnx.Module):
         ratio: width inside the feed-forward layers over ``width``.
         dropout: rate inside the feed-forward layers, in [0, 1), active where the call is given a key (or (B,) keys).
         remat: compute the blocks again in the backward pass instead of remembering their insides.
-        scan: compile one block of each half and loop over the parameters, which are then stacked.
-        attend: the attention, ``jax.nn.dot_product_attention`` or one like it (``transformers.Attend``).
+        scan: compile one block of each half and loop over their parameters.
         embedding: ``(c, features) -> (B, features)``, such as ``gaussian_fourier`` or ``positional``.
         features: number of features of that embedding.
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
@@ -73,7 +75,6 @@ class UViT(nnx.Module):
         dropout: float = 0.0,
         remat: bool = False,
         scan: bool = False,
-        attend: Attend = jax.nn.dot_product_attention,
         embedding: Callable[[jax.Array, int], jax.Array] = gaussian_fourier,
         features: int = 64,
         labels: int = 0,
@@ -90,7 +91,7 @@ class UViT(nnx.Module):
         heads, dims = divides(self, "heads", heads, "width", width), len(self.event_shape) - 1
         pixels, rngs = self.patch**dims, nnx.Rngs(key)
         self.conditions = Conditions("UViT", conditions, width=width, rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
-        self.embedding = Embedding(embedding, features, width, labels, rngs=rngs)
+        self.embedding = NoiseEmbedding(embedding, features, width, labels, layers=1, rngs=rngs)
         self.noise = linear(width, width, rngs=rngs)
         vector = self.conditions.features
         self.vector = linear(vector, width, gain=0, rngs=rngs) if vector else None
@@ -98,26 +99,18 @@ class UViT(nnx.Module):
         count = size([n // self.patch for n in event_shape[:-1]])
         self.positions = trained((1 + bool(vector) + count, width), gain=0.02, rngs=rngs)
         options = {"ratio": whole(self, "ratio", ratio, 1), "rate": fraction(self, "dropout", dropout)}
-        block = partial(_Block, width, heads, attend=attend, gain=(2 * depth) ** -0.5, **options, rngs=rngs)
+        block = partial(_Block, width, heads, gain=(2 * depth) ** -0.5, **options, rngs=rngs)
         half = range(depth // 2)
-        self.down = stacked([block(skip=False) for _ in half], scan=scan)
+        self.down = nnx.List([block(skip=False) for _ in half])
         self.middle = block(skip=False)
-        self.up = stacked([block(skip=True) for _ in half], scan=scan)
-        self.remat = remat
+        self.up = nnx.List([block(skip=True) for _ in half])
+        self.remat, self.scan = remat, scan
         self.pixels = linear(width, pixels * channels, rngs=rngs)
         self.output = conv(dims, channels, channels, gain=0, rngs=rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        c: jax.Array,
-        *,
-        key: jax.Array | None = None,
-        labels: jax.Array | None = None,
-        cond: Any = None,
+    def _forward(
+        self, x: jax.Array, c: jax.Array, given: Given, labels: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        check_input(self, self.event_shape, x, c)
-        given = self.conditions(x, cond)
         dtype = self.input.kernel[...].dtype
         pixels = folded(given.beside(x), self.patch)
         patches = self.input(narrow(pixels, dtype).reshape(len(x), -1, pixels.shape[-1]))
@@ -134,13 +127,13 @@ class UViT(nnx.Module):
         def call(block: _Block, h: jax.Array, key: jax.Array | None, skip: jax.Array | None) -> jax.Array:
             return block(h, key, skip, mask)
 
+        after = partial(through, remat=self.remat, scan=self.scan)
         below, middle, above = split(key, 3)
-        h, skips = through(self.down, call, h, below, remat=self.remat, collect=True)
-        h = call(self.middle, h, middle, None)
-        h, _ = through(self.up, call, h, above, skips[::-1], remat=self.remat)
+        states = [h, *after(self.down, call, h, split(below, len(self.down)))]
+        h = call(self.middle, states[-1], middle, None)
+        *_, h = h, *after(self.up, call, h, split(above, len(self.up)), states[:0:-1])
         h = self.pixels(layer_norm(h[:, -patches.shape[1] :])).reshape(*pixels.shape[:-1], -1)
-        h = self.output(unfolded(h, self.patch))
-        return h.astype(jnp.promote_types(h.dtype, x.dtype))
+        return self.output(unfolded(h, self.patch))
 
 
 class _Block(nnx.Module):
@@ -152,14 +145,13 @@ class _Block(nnx.Module):
         heads: int,
         *,
         skip: bool,
-        attend: Attend,
         ratio: int,
         rate: float,
         gain: float,
         rngs: nnx.Rngs,
     ) -> None:
         self.skip = linear(2 * width, width, rngs=rngs) if skip else None
-        self.attention = SelfAttention(width, heads, attend, gain=gain, rngs=rngs)
+        self.attention = SelfAttention(width, heads, gain=gain, rngs=rngs)
         self.feed = FeedForward(width, ratio, rate, gain=gain, rngs=rngs)
 
     def __call__(
