@@ -16,6 +16,7 @@ import scoresde as ss
 from experiments.batches import Arrays, Work, rows, spread_score
 from experiments.data import Data
 from experiments.draws import draw
+from experiments.likelihoods import Settings, likelihood
 from experiments.setup import Model
 from scoresde.dequantise import dequantise
 
@@ -29,6 +30,28 @@ def guided(score: Partial, w: float) -> Partial:
 
 def _guided(score: Partial, w: Any, x: jax.Array, t: jax.Array, cond: Any = None) -> jax.Array:
     return ss.guidance.classifier_free(ss.given(score, cond), score, w)(x, t)
+
+
+def evaluate(
+    key: jax.Array,
+    data: Data,
+    model: Model,
+    score: Partial,
+    x: np.ndarray,
+    known: np.ndarray,
+    settings: Settings,
+    work: Work,
+) -> tuple[Arrays, dict[str, Any]]:
+    """Of examples x (n, *event) of ``known`` classes (n,): the likelihood without the class and the classifier implied;
+    and sheets of samples."""
+    assert data.train_labels is not None and data.labels is not None and data.labels.classes
+    key_classes, key_sheets = jax.random.split(jax.random.fold_in(key, 1))
+    count = 1 + np.bincount(data.train_labels, minlength=data.labels.classes)  # so that no class is impossible
+    _, alone = likelihood(key, data, model, score, x, settings, work, name="unconditional")
+    posterior = classifier(key_classes, data, model, score, count / count.sum(), x, work)
+    figures = {"unconditional": alone, "classifier": accuracy(posterior, known)}
+    figures["weights"] = [f"{w:g}" for w in WEIGHTS]
+    return sheets(key_sheets, data, model, score, len(count), work), figures
 
 
 def sheets(key: jax.Array, data: Data, model: Model, score: Partial, count: int, work: Work) -> Arrays:

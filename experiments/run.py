@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from experiments import classes, commands, draws, likelihoods, machine, report
@@ -61,28 +60,14 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
     arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
     settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
     evaluated, known = data.held_out[: config.likelihood_examples], None
-    if config.condition == "class" and data.held_out_labels is not None and data.train_labels is not None:
+    if config.condition == "class" and data.held_out_labels is not None:
         known = data.held_out_labels[: config.likelihood_examples]
     log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, evaluated, settings, work, classes=known)
     figures = {"likelihood": likelihood, "real": real, "samples": samples}
     if known is not None:
-        more, figures["classes"] = _of_classes(keys[2], data, model, score, evaluated, known, settings, work)
+        more, figures["classes"] = classes.evaluate(keys[2], data, model, score, evaluated, known, settings, work)
         arrays |= more
     return arrays | log_prob, figures
-
-
-def _of_classes(
-    key: jax.Array, data: Data, model: Model, score: Any, x: Any, known: Any, settings: Any, work: Work
-) -> tuple[Arrays, dict[str, Any]]:
-    """What a conditional model adds: the likelihood without the class, the classifier that it implies, its sheets."""
-    keys = jax.random.split(jax.random.fold_in(key, 1))
-    count = np.bincount(data.train_labels, minlength=data.labels.classes)
-    _, alone = likelihoods.likelihood(key, data, model, score, x, settings, work, name="unconditional")
-    shares = (count + 1) / np.sum(count + 1)  # no class is impossible
-    posterior = classes.classifier(keys[0], data, model, score, shares, x, work)
-    figures = {"unconditional": alone, "classifier": classes.accuracy(posterior, known)}
-    figures["weights"] = [f"{w:g}" for w in classes.WEIGHTS]
-    return classes.sheets(keys[1], data, model, score, len(count), work), figures
 
 
 def run(config: Config, console: Console) -> dict[str, Any]:
