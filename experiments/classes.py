@@ -17,10 +17,17 @@ from experiments.batches import Arrays, Work, rows, spread_score
 from experiments.data import Data
 from experiments.draws import draw
 from experiments.likelihoods import Settings, likelihood
-from experiments.setup import Model
+from experiments.setup import Config, Model
 from scoresde.dequantise import dequantise
 
 EACH, WEIGHTS, EVALUATIONS, DRAWS = 8, (1.0, 3.0), 40, 32
+
+
+def known(config: Config, data: Data) -> np.ndarray | None:
+    """The classes of the held-out examples whose likelihood is evaluated; None for a model that knows none."""
+    if config.condition == "none" or data.held_out_labels is None:
+        return None
+    return data.held_out_labels[: config.likelihood_examples]
 
 
 def guided(score: Partial, w: float) -> Partial:
@@ -41,21 +48,19 @@ def evaluate(
     known: np.ndarray,
     settings: Settings,
     work: Work,
-) -> tuple[Arrays, dict[str, Any]]:
-    """Of examples x (n, *event) of ``known`` classes (n,): the likelihood without the class and the classifier implied;
-    and sheets of samples."""
+) -> dict[str, Any]:
+    """Of examples x (n, *event) of ``known`` classes (n,): the likelihood without the class, the classifier implied."""
     assert data.train_labels is not None and data.labels is not None and data.labels.classes
-    key_classes, key_sheets = jax.random.split(jax.random.fold_in(key, 1))
     count = 1 + np.bincount(data.train_labels, minlength=data.labels.classes)  # so that no class is impossible
     _, alone = likelihood(key, data, model, score, x, settings, work, name="unconditional")
-    posterior = classifier(key_classes, data, model, score, count / count.sum(), x, work)
-    figures = {"unconditional": alone, "classifier": accuracy(posterior, known)}
-    figures["weights"] = [f"{w:g}" for w in WEIGHTS]
-    return sheets(key_sheets, data, model, score, len(count), work), figures
+    posterior = classifier(jax.random.fold_in(key, 1), data, model, score, count / count.sum(), x, work)
+    return {"unconditional": alone, "classifier": accuracy(posterior, known)}
 
 
-def sheets(key: jax.Array, data: Data, model: Model, score: Partial, count: int, work: Work) -> Arrays:
+def sheets(key: jax.Array, data: Data, model: Model, score: Partial, work: Work) -> Arrays:
     """``classes_W`` (classes, EACH, *event) in raw units for each weight W of guidance, from the same noise."""
+    assert data.labels is not None and data.labels.classes
+    count = data.labels.classes
     table = ss.best_solver(model.sde, EVALUATIONS, sigma_data=model.precond.sigma_data)
     classes, found = np.repeat(np.arange(count, dtype=np.int32), EACH), {}
     for w in WEIGHTS:

@@ -59,14 +59,13 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
     arrays, samples, real = draws.sample_all(keys[0], config, data, model, score, work)
     arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
     settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
-    evaluated, known = data.held_out[: config.likelihood_examples], None
-    if config.condition == "class" and data.held_out_labels is not None:
-        known = data.held_out_labels[: config.likelihood_examples]
+    evaluated, known = data.held_out[: config.likelihood_examples], classes.known(config, data)
     log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, evaluated, settings, work, classes=known)
     figures = {"likelihood": likelihood, "real": real, "samples": samples}
     if known is not None:
-        more, figures["classes"] = classes.evaluate(keys[2], data, model, score, evaluated, known, settings, work)
-        arrays |= more
+        figures["classes"] = classes.evaluate(keys[2], data, model, score, evaluated, known, settings, work)
+        figures["classes"]["weights"] = [f"{w:g}" for w in classes.WEIGHTS]
+        arrays |= classes.sheets(jax.random.fold_in(keys[0], 2), data, model, score, work)
     return arrays | log_prob, figures
 
 
