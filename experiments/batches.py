@@ -55,8 +55,8 @@ def replicated(tree: Any) -> Any:
     return jax.device_put(tree, _sharding())
 
 
-def _spread_evaluation(sharding: NamedSharding, score: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
-    return score(jax.lax.with_sharding_constraint(x, sharding), t)
+def _spread_evaluation(sharding: NamedSharding, score: Partial, x: jax.Array, t: jax.Array, *cond: Any) -> jax.Array:
+    return score(jax.lax.with_sharding_constraint(x, sharding), t, *cond)
 
 
 class Parts:

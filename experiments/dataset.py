@@ -135,16 +135,17 @@ class Data:
 
     def batch(self, where: Any) -> Any:
         """The training examples of an index array or slice as the loss takes them: an array (..., *event), or with
-        missing values {"x": the array, "mask": True where observed}."""
-        x = self.train[where]
-        return x if self.train_mask is None else {"x": x, "mask": self.train_mask[where]}
+        missing values or labels {"x": the array, "mask": True where observed, "label": as stored}."""
+        beside = {"mask": self.train_mask, "label": self.train_labels}
+        more = {name: values[where] for name, values in beside.items() if values is not None}
+        return {"x": self.train[where]} | more if more else self.train[where]
 
     def prepare(self, key: jax.Array, batch: Any, *, flip: bool = False) -> tuple[jax.Array, jax.Array | None]:
         """What the loss sees of a `batch` (B, ...), traceable: model units with fresh dequantisation noise; the mask.
 
         With `flip`, images are mirrored at random first. The mask is None where every value was observed.
         """
-        x, mask = (batch["x"], batch["mask"]) if isinstance(batch, dict) else (batch, None)
+        x, mask = (batch["x"], batch.get("mask")) if isinstance(batch, dict) else (batch, None)
         if flip:
             key, key_flip = jax.random.split(key)
             x = flipped(key_flip, x)

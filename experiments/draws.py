@@ -10,6 +10,7 @@ import numpy as np
 import scoresde as ss
 from experiments.batches import Work, spread_score
 from experiments.data import Data
+from experiments.likelihoods import of_rows
 from experiments.setup import Config, Model
 
 SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250, "probability_flow": 100}
@@ -17,13 +18,21 @@ FRAMES, SHOWN = 9, 8
 
 
 def draw(
-    name: str, key: jax.Array, data: Data, score: Any, table: ss.Table, count: int, work: Work
+    name: str,
+    key: jax.Array,
+    data: Data,
+    score: Any,
+    table: ss.Table,
+    count: int,
+    work: Work,
+    classes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
-    """``count`` samples (count, *event) in raw units, sample i by (key, i) alone, and how many were not finite."""
-    score = spread_score(score)
+    """``count`` samples (count, *event) in raw units, sample i by (key, i) and its class alone, and how many were not
+    finite."""
+    score_of = of_rows(spread_score(score), classes)
 
     def job(first: int, size: int) -> dict[str, Any]:
-        x = np.asarray(ss.sample(key, score, table, (size, *data.event_shape), first=first))
+        x = np.asarray(ss.sample(key, score_of(first, size), table, (size, *data.event_shape), first=first))
         return {"x": data.from_model(x), "finite": np.all(np.isfinite(x.reshape(size, -1)), axis=1)}
 
     done = work.run(name, job, count)
@@ -47,10 +56,19 @@ def of_training(key: jax.Array, seed: int, data: Data, count: int, held_out: np.
     return distances(key, train, held_out) | {"examples": [count, len(held_out)]}
 
 
+def drawn_classes(config: Config, data: Data, count: int) -> np.ndarray | None:
+    """The classes (count,) of training examples drawn by the seed; None for a model without them."""
+    if config.condition == "none" or data.train_labels is None:
+        return None
+    return np.random.default_rng(config.seed).choice(data.train_labels, count)
+
+
 def sample_all(
     key: jax.Array, config: Config, data: Data, model: Model, score: Any, work: Work
 ) -> tuple[dict, dict, dict]:
     """Draw ``config.samples`` with the reverse SDE, predictor-corrector and the probability flow.
+
+    Those of a conditional model are of the classes of training examples drawn at random.
 
     Returns:
         arrays ``samples_NAME`` in raw units, their figures by sampler, and the figures of real against real.
@@ -62,12 +80,12 @@ def sample_all(
         "predictor_corrector": ss.with_denoising(sde, ss.predictor_corrector(sde, ss.log_snr_grid(sde, pc))),
         "probability_flow": ss.best_solver(sde, ode, sigma_data=model.precond.sigma_data),
     }
-    key_metric = jax.random.fold_in(key, 1)
+    key_metric, classes = jax.random.fold_in(key, 1), drawn_classes(config, data, config.samples)
     real = of_training(key_metric, config.seed, data, config.samples, data.held_out)
     arrays, figures = {}, {}
     for (name, table), key_run in zip(tables.items(), jax.random.split(key, 3), strict=True):
         started = time.monotonic()
-        x, broken = draw(name, key_run, data, score, table, config.samples, work)
+        x, broken = draw(name, key_run, data, score, table, config.samples, work, classes)
         figures[name] = {"num_evals": float(table.num_evals), "seconds": round(time.monotonic() - started, 2)}
         figures[name] |= distances(key_metric, x, data.held_out) | {"not_finite": broken}
         figures[name]["ratio"] = figures[name]["sliced_wasserstein"] / real["sliced_wasserstein"]

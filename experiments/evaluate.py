@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 import scoresde as ss
-from experiments import commands, draws, machine, report
+from experiments import classes, commands, draws, machine, report
 from experiments.batches import Parts, Work, finished, parts_of
 from experiments.data import Data, InputError
 from experiments.likelihoods import TOLERANCE, Settings, likelihood
@@ -137,10 +137,13 @@ def program(flags: Flags, console: Console) -> None:
     console.print(f"{flags.checkpoint}, step {step}, {which}; {data.describe()}", highlight=False)
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
     work, score = Work(flags.batch, parts, console), opened.model.score(params)
-    scaled = dataclasses.replace(opened.data, mixture=data.mixture)
+    scaled = dataclasses.replace(opened.data, mixture=data.mixture, train_labels=data.train_labels)
     key = jax.random.fold_in(jax.random.key(flags.seed), 0)
-    values, figures = likelihood(key, scaled, opened.model, score, held_out, settings, work)
+    known = classes.known(dataclasses.replace(opened.config, likelihood_examples=flags.examples), data)
+    values, figures = likelihood(key, scaled, opened.model, score, held_out, settings, work, classes=known)
     result: dict[str, Any] = {"plan": plan, "checkpoint": str(flags.checkpoint), "likelihood": figures}
+    if known is not None:
+        result["classes"] = classes.evaluate(key, scaled, opened.model, score, held_out, known, settings, work)
     if count:
         result |= _samples(flags, opened, score, data, count, held_out, work)
     result |= {"seconds": round(time.monotonic() - started, 1)} | machine.environment("evaluate")

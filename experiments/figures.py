@@ -95,6 +95,25 @@ def samples(report: Report, arrays: Arrays) -> Figure:
     return _vector_samples(heads, sets)
 
 
+def classes(report: Report, arrays: Arrays) -> Figure:
+    """Samples of each class, a row a class, for each weight of guidance; points of a class share a panel."""
+    known = report["classes"]
+    heads = [(f"Guidance {weight}", "a row a class" if i == 0 else "") for i, weight in enumerate(known["weights"])]
+    sets = [arrays[f"classes_{weight}"] for weight in known["weights"]]
+    if not is_image(tuple(report["data"]["event_shape"])):
+        return _vector_samples(heads, [x.reshape(-1, *x.shape[2:]) for x in sets])
+    ends = scale(arrays["real"], report["data"]["levels"])
+    tiles = [shades(x.reshape(-1, *x.shape[2:]), *ends) for x in sets]
+    rows, columns = sets[0].shape[:2]
+    (h, w), zoom = tiles[0].shape[1:3], max(1, PANEL // (columns * tiles[0].shape[2]))
+    cell = columns * (w * zoom + GAP) + GUTTER
+    page = Page(2 * MARGIN + len(sets) * cell - GUTTER, 54 + rows * (h * zoom + GAP) + 90)
+    for i, (head, images) in enumerate(zip(heads, tiles, strict=True)):
+        page.heading(MARGIN + i * cell, 54, *head, width=cell)
+        page.image(MARGIN + i * cell, 98, grid(images, columns, zoom))
+    return page.figure
+
+
 def _image_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Figure:
     h, w = sets[0].shape[1:3]
     columns, scale = grid_size(w)

@@ -54,7 +54,7 @@ def check_folder(config: Config) -> None:
     if not config.resume:
         raise InputError(f"{folder} already holds a run; choose another --workdir, or drop --no-resume to continue it")
     for flag, value in config.training().items():
-        if saved.get(flag) != value:
+        if saved.get(flag, getattr(Config, flag)) != value:
             name = f"--{flag.replace('_', '-')}"
             raise InputError(
                 f"{path} was trained with {name} {saved.get(flag)}, not {value}: "

@@ -80,6 +80,7 @@ def arrays(path: Path, report: dict[str, Any]) -> dict[str, np.ndarray]:
         found = {name: stored[name] for name in stored.files}
     event = tuple(report["data"]["event_shape"])
     lead = {"real": 1, **{f"samples_{solver}": 1 for solver in report["samples"]}, **dict.fromkeys(PATHS, 2)}
+    lead |= {f"classes_{weight}": 2 for weight in report.get("classes", {}).get("weights", [])}
     for name in (*lead, *(f"{way}_times" for way in PATHS), "log_prob"):
         if name not in found:
             raise InputError(f"{path} has no array {name}; run the job again")

@@ -9,6 +9,7 @@ on every second node; of adaptive steps, the tolerance.
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -52,9 +53,20 @@ class Settings:
 
 
 def likelihood(
-    key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings, work: Work
+    key: jax.Array,
+    data: Data,
+    model: Model,
+    score: Any,
+    x: Any,
+    settings: Settings,
+    work: Work,
+    *,
+    classes: np.ndarray | None = None,
+    name: str = "likelihood",
 ) -> tuple[Arrays, dict[str, Any]]:
-    """The likelihood of the examples x (n, *event) in raw units.
+    """The likelihood of the examples x (n, *event) in raw units, of a conditional score given their ``classes`` (n,).
+
+    ``name`` is that of the job, by which its parts are kept.
 
     Returns:
         ``log_prob`` (m,) in the unit of the figures, m = n or ``flow_examples``, ``exact_log_prob`` (m,) where the law
@@ -65,7 +77,9 @@ def likelihood(
     """
     started, (key_density, key_bound) = time.monotonic(), jax.random.split(key)
     some = x[: settings.flow_examples]
-    density = work.run("likelihood", _density(key_density, data, model, replicated(score), some, settings), len(some))
+    density = work.run(
+        name, _density(key_density, data, model, of_rows(replicated(score), classes), some, settings), len(some)
+    )
     result = _figures(density, data, settings)
     values = {"log_prob": _in_units(density["log_prob"], data)}
     if data.mixture is not None:
@@ -74,23 +88,34 @@ def likelihood(
     result |= {"seconds": round(time.monotonic() - started, 2), "bound": None}
     if settings.bound_draws and data.levels:
         started = time.monotonic()
-        bound = work.run("bound", _bound(key_bound, data, model, spread_score(score), x, settings), len(x))
+        bound = work.run(
+            f"{name}-bound", _bound(key_bound, data, model, of_rows(spread_score(score), classes), x, settings), len(x)
+        )
         values["bound"] = _in_units(bound["discrete_bound"], data, 1.0)
         result["bound"] = _bound_figures(bound, data) | {"seconds": round(time.monotonic() - started, 2)}
     return values, result
 
 
-def _density(key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings) -> Job:
+def of_rows(score: Any, classes: np.ndarray | None) -> Callable[[int, int], Any]:
+    """(first, size) -> the score of these rows: of their classes, or without ``classes`` of all alike."""
+    if classes is None:
+        return lambda first, size: score
+    return lambda first, size: ss.given(score, jnp.asarray(rows(classes, first, size)))
+
+
+def _density(
+    key: jax.Array, data: Data, model: Model, score: Callable[[int, int], Any], x: Any, settings: Settings
+) -> Job:
     """Of each example: log_prob in nats, of integers in model units, of measurements in raw ones; its std_error,
     num_evals, success, and what failed."""
     divergence = settings.divergence(math.prod(data.event_shape))
     if settings.evaluations:  # of which one corrects the last step
-        measure = partial(_on_grid, model, score, divergence, _grid(data, model, settings.evaluations - 1))
+        how = partial(_on_grid, model, divergence, _grid(data, model, settings.evaluations - 1))
     else:
-        measure = partial(_adaptive, model, score, divergence, settings.tolerance)
+        how = partial(_adaptive, model, divergence, settings.tolerance)
 
     def job(first: int, size: int) -> Arrays:
-        raw, results = rows(x, first, size), []
+        raw, results, measure = rows(x, first, size), [], partial(how, score(first, size))
         if data.bin_width is None:
             result = measure(key, spread(data.to_model(raw)), first)
             return result | {"log_prob": result["log_prob"] + data.log_det(raw)}
@@ -111,7 +136,7 @@ def _grid(data: Data, model: Model, steps: int) -> np.ndarray:
 
 
 def _adaptive(
-    model: Model, score: Any, divergence: Any, tolerance: float, key: jax.Array, x: jax.Array, first: int
+    model: Model, divergence: Any, tolerance: float, score: Any, key: jax.Array, x: jax.Array, first: int
 ) -> Arrays:
     tolerances: dict[str, Any] = {"rtol": tolerance, "atol": tolerance}
     scale = model.precond.sigma_data
@@ -124,7 +149,7 @@ def _adaptive(
 
 
 def _on_grid(
-    model: Model, score: Any, divergence: Any, grid: np.ndarray, key: jax.Array, x: jax.Array, first: int
+    model: Model, divergence: Any, grid: np.ndarray, score: Any, key: jax.Array, x: jax.Array, first: int
 ) -> Arrays:
     sde = model.sde
     result = ss.table_log_likelihood(key, sde, score, grid, x, divergence=divergence, first=first)
@@ -141,7 +166,9 @@ def _on_grid(
     }
 
 
-def _bound(key: jax.Array, data: Data, model: Model, score: Any, x: Any, settings: Settings) -> Job:
+def _bound(
+    key: jax.Array, data: Data, model: Model, score: Callable[[int, int], Any], x: Any, settings: Settings
+) -> Job:
     """Variational bounds of integers, in nats: of the dequantised data, and of the integers themselves."""
     key_noise, key_bound = jax.random.split(key)
     bins: dict[str, Any] = {"bin_width": data.bin_width, "shift": data.shift}
@@ -150,12 +177,10 @@ def _bound(key: jax.Array, data: Data, model: Model, score: Any, x: Any, setting
         raw = rows(x, first, size)
         scale: dict[str, Any] = {"sigma_data": model.precond.sigma_data, "first": first}
         scale |= {"draws": settings.bound_draws, "repeats": settings.bound_repeats}
-        y, _ = dequantise(key_noise, raw, **bins, first=first)
+        (y, _), s = dequantise(key_noise, raw, **bins, first=first), score(first, size)
         results = {
-            "bound": ss.likelihood_bound(key_bound, model.sde, score, y, **scale),
-            "discrete_bound": ss.discrete_bound(
-                key_bound, model.sde, score, raw, num_levels=data.levels, **bins, **scale
-            ),
+            "bound": ss.likelihood_bound(key_bound, model.sde, s, y, **scale),
+            "discrete_bound": ss.discrete_bound(key_bound, model.sde, s, raw, num_levels=data.levels, **bins, **scale),
         }
         arrays = {name: np.asarray(result.bound) for name, result in results.items()}
         arrays |= {f"{name}_error": np.asarray(result.std_error) for name, result in results.items()}

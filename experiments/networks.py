@@ -80,4 +80,6 @@ def network(config: Any, data: Data, key: jax.Array) -> Any:
     """The network of a resolved configuration, as it is before training."""
     size = {"width": config.width, "depth": config.depth}
     training = {"dropout": config.dropout, "remat": config.remat, "labels": label_count(config, data)}
+    if config.condition == "class" and data.labels is not None and data.labels.classes:
+        training["conditions"] = ss.nn.Classes(data.labels.classes)
     return NETWORKS[config.network](data.event_shape, **size, **training, **waves(data), key=key)

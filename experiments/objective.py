@@ -46,6 +46,8 @@ def check(config: Any, data: Data) -> None:
     """Raise InputError for flags of the objective that do not go together, or not with the data."""
     if config.weight == "learned" and config.times == "adaptive":
         raise InputError("--weight learned balances the levels as their times are drawn: choose another --times")
+    if config.condition == "class" and (data.labels is None or data.labels.classes is None):
+        raise InputError(f"--condition class needs data with classes; {data.name} has none")
     if config.augment and len(data.event_shape) != 3:
         raise InputError(f"--augment is for images (H, W, C), the data have shape {data.event_shape}: drop it")
 
@@ -90,6 +92,8 @@ class Drawn(NamedTuple):
     noised: ss.Noised
     labels: jax.Array | None
     """(B, L) what the augmentation did."""
+    cond: jax.Array | None
+    """(B,) classes, -1 for none."""
     keys: jax.Array
     """(B,) for dropout."""
 
@@ -106,10 +110,13 @@ def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, l
             x, labels = ss.augment.augmented(jax.random.fold_in(key, 3), x, config.augment)
         times = TIMES[config.times or USUAL.get(config.weight, "adaptive")](law, levels)
         noised = ss.noised(key_loss, sde, x, times=times, mask=mask)
-        return Drawn(noised, labels, jax.random.split(key_dropout, len(x)))
+        cond = None
+        if config.condition == "class":
+            cond = ss.nn.drop(jax.random.fold_in(key, 4), batch["label"], config.condition_drop)
+        return Drawn(noised, labels, cond, jax.random.split(key_dropout, len(x)))
 
     def loss(params: Any, _: None, drawn: Drawn, levels: ss.Levels) -> tuple[jax.Array, ss.Denoising]:
-        score = precond.score(partial(apply, params, key=drawn.keys, labels=drawn.labels))
+        score = precond.score(partial(apply, params, key=drawn.keys, labels=drawn.labels, cond=drawn.cond))
         errors = ss.errors_of(sde, score, drawn.noised)
         losses = weight(sde, errors.t) * errors.importance * errors.error
         if config.weight == "learned":

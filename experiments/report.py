@@ -48,6 +48,8 @@ def write(folder: str | Path) -> dict[str, Any]:
         "loss": figures.loss(report, entries),
         "likelihood": figures.likelihood(report, arrays),
     }
+    if "classes" in report:
+        pictures["classes"] = figures.classes(report, arrays)
     if with_levels := bool(levels):
         pictures["levels"] = level_curves(levels)
     try:
@@ -79,8 +81,18 @@ def table(report: dict[str, Any]) -> Group:
             f"{result['ratio']:.2f}",
             f"{result['mmd']:.5f}",
         )
+    known = report.get("classes")
+    words = (
+        ""
+        if not known
+        else (
+            f"given the class; without it {known['unconditional']['mean']:.4f}. Implied classifier: "
+            f"{100 * known['classifier']['accuracy']:.1f} % of {known['classifier']['examples']} right"
+        )
+    )
     note = "SW: sliced-Wasserstein distance to the held-out data; MMD: squared, unbiased"
-    return Group(Text(report["name"], style="bold"), lines(likelihood), "", solvers, Text(note, style="dim"))
+    head = [Text(report["name"], style="bold"), lines(likelihood), *([Text(words)] if words else [])]
+    return Group(*head, "", solvers, Text(note, style="dim"))
 
 
 def lines(likelihood: dict[str, Any]) -> Group:
@@ -138,6 +150,7 @@ def markdown(
         "Distances are to the held-out data; the first line is what training examples themselves reach.",
         "## Likelihood",
         "![histogram of the held-out likelihood](figures/likelihood.png)",
+        *_classes(report),
         "## Data to noise and back",
         "![forward and reverse trajectories](figures/trajectory.png)",
         "States are divided by the standard deviation of x_t, so that every time is shown at the scale of the data.",
@@ -155,6 +168,21 @@ def markdown(
         _rows(("report.json", "value"), _flat(report)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _classes(report: dict[str, Any]) -> list[str]:
+    """What a model that knows classes adds to the report."""
+    if not (known := report.get("classes")):
+        return []
+    alone, by, unit = known["unconditional"], known["classifier"], report["likelihood"]["unit"]
+    return [
+        "## Classes",
+        f"The likelihood above is given the class; without it {_short(alone['mean'])} ± {alone['std_error']:.2g} "
+        f"{unit}. By Bayes' rule from the variational bound of each class ({by['draws']} draws), "
+        f"{100 * by['accuracy']:.1f} ± {100 * by['std_error']:.1f} % of {by['examples']} held-out examples are "
+        f"given their class.",
+        "![samples of each class](figures/classes.png)",
+    ]
 
 
 def _progress(sheets: Sequence[Path]) -> list[str]:

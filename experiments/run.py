@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import commands, draws, likelihoods, machine, report
+from experiments import classes, commands, draws, likelihoods, machine, report
 from experiments.batches import Arrays, Parts, Work
 from experiments.data import Data, load
 from experiments.fit import check_folder, fit, start, stored
@@ -59,9 +59,14 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
     arrays, samples, real = draws.sample_all(keys[0], config, data, model, score, work)
     arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
     settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
-    evaluated = data.held_out[: config.likelihood_examples]
-    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, evaluated, settings, work)
-    return arrays | log_prob, {"likelihood": likelihood, "real": real, "samples": samples}
+    evaluated, known = data.held_out[: config.likelihood_examples], classes.known(config, data)
+    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, evaluated, settings, work, classes=known)
+    figures = {"likelihood": likelihood, "real": real, "samples": samples}
+    if known is not None:
+        figures["classes"] = classes.evaluate(keys[2], data, model, score, evaluated, known, settings, work)
+        figures["classes"]["weights"] = [f"{w:g}" for w in classes.WEIGHTS]
+        arrays |= classes.sheets(jax.random.fold_in(keys[0], 2), data, model, score, work)
+    return arrays | log_prob, figures
 
 
 def run(config: Config, console: Console) -> dict[str, Any]:

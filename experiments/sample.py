@@ -13,6 +13,7 @@ and beside it the manifest (FILE.npz.json): which parameters, solver, grid, eval
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,7 @@ from rich.console import Console
 import scoresde as ss
 from experiments import commands, figures, machine, panels
 from experiments.batches import Parts, Work, finished, parts_of
+from experiments.classes import guided
 from experiments.data import InputError
 from experiments.draws import draw
 from experiments.opening import Opened, digest, open_run
@@ -93,6 +95,10 @@ class Flags:
     """Times of evaluation; by default those that suit the solver."""
     eta: float | None = None
     """Fresh noise of ddim and dpm: 0 for the probability flow, 1 for the reverse SDE."""
+    label: int | None = None
+    """Class of every sample, of a model trained with --condition class; by default all classes in turn."""
+    guidance: float = 1.0
+    """Weight of the class: 0 is without it, 1 as the model has it, above 1 more of it (classifier-free guidance)."""
     seed: int = 0
     """Seed of the samples."""
     batch: int = 256
@@ -105,6 +111,8 @@ class Flags:
         for name, low in {"n": 1, "evaluations": 1, "seed": 0, "batch": 1}.items():
             if getattr(self, name) < low:
                 raise InputError(f"--{name} must be at least {low}, got {getattr(self, name)}")
+        if not math.isfinite(self.guidance):
+            raise InputError(f"--guidance must be finite, got {self.guidance}")
         one_of("solver", self.solver, (BEST, *SOLVERS))
         one_of("grid", self.grid or "angle", GRIDS)
         if self.solver == BEST and self.grid is not None:
@@ -162,11 +170,29 @@ def _plan(flags: Flags, opened: Opened, params: Any, table: ss.Table) -> dict[st
         "solver": flags.solver,
         "grid": flags.grid or (None if flags.solver == BEST else SOLVERS[flags.solver].grid),
         "eta": flags.eta,
+        "label": flags.label,
+        "guidance": flags.guidance,
         "evaluations": table.num_evals,
         "seed": flags.seed,
         "count": flags.n,
         "batch": flags.batch,
     }
+
+
+def _classes(flags: Flags, opened: Opened) -> np.ndarray | None:
+    """The class of each sample; None where the model knows none."""
+    if opened.config.condition == "none" or opened.data.labels is None:
+        if flags.label is not None or flags.guidance != 1:
+            raise InputError(
+                f"{flags.checkpoint} knows no classes: drop --label and --guidance, or train with --condition class"
+            )
+        return None
+    count = int(opened.data.labels.classes or 0)
+    if flags.label is not None and not 0 <= flags.label < count:
+        raise InputError(f"--label must be in 0..{count - 1}, the classes of {opened.data.name}, got {flags.label}")
+    return (
+        np.arange(flags.n, dtype=np.int32) % count if flags.label is None else np.full(flags.n, flags.label, np.int32)
+    )
 
 
 def program(flags: Flags, console: Console) -> None:
@@ -176,6 +202,7 @@ def program(flags: Flags, console: Console) -> None:
     data, model, shape = opened.data, opened.model, opened.data.event_shape
     if not flags.out.suffix and not (panels.is_image(shape) and shape[2:] in ((), (1,), (3,), (4,))):
         raise InputError(f"examples of shape {shape} are no images: give --out a name that ends in .npz or .png")
+    known = _classes(flags, opened)
     params, which = opened.parameters(raw=flags.raw)
     table = table_of(flags, model.sde, model.precond.sigma_data)
     plan = _plan(flags, opened, params, table)
@@ -189,7 +216,8 @@ def program(flags: Flags, console: Console) -> None:
         console.print(f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}")
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
     key, work = jax.random.key(flags.seed), Work(flags.batch, parts, console)
-    samples, broken = draw("samples", key, data, model.score(params), table, flags.n, work)
+    score = guided(model.score(params), flags.guidance)
+    samples, broken = draw("samples", key, data, score, table, flags.n, work, known)
     if broken:
         parts.remove()
         raise InputError(f"{broken} of {flags.n} samples are not finite: take more --evaluations or another --solver")

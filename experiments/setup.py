@@ -92,6 +92,10 @@ class Config:
     """How noise levels are drawn, by default as suits the weight; adaptive: where the loss is large or varies most."""
     augment: float = 0.0
     """Probability of each augmentation (flip, scale, turn, stretch, move) of images, of which the network is told."""
+    condition: Annotated[str, tyro.conf.arg(metavar="{none,class}")] = "none"
+    """class: the network is told the class of each example, and learns the score of each class."""
+    condition_drop: float = 0.1
+    """Share of the examples whose class it is not told, for which it learns the score of all classes together."""
     ema_lengths: str = ""
     """More averages, of power profiles: relative lengths such as 0.05,0.10; others can be made of them afterwards."""
     seed: int = 0
@@ -159,6 +163,7 @@ class Config:
         words: dict[str, tuple[str | None, Any]] = {"sde": (self.sde, SDES), "network": (self.network, NETWORKS)}
         words |= {"weight": (self.weight, WEIGHTS), "times": (self.times, TIMES)}
         words |= {"dtype": (self.dtype, DTYPES), "distributed": (self.distributed, ("none", "auto"))}
+        words |= {"condition": (self.condition, ("none", "class"))}
         for flag, (value, choices) in words.items():
             if value is not None:
                 one_of(flag, value, choices)
@@ -171,8 +176,9 @@ class Config:
                 raise InputError(f"--{field.replace('_', '-')} must be at least {low}, got {value}")
         if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise InputError(f"--learning-rate must be positive, got {self.learning_rate}")
-        if not 0 <= self.augment <= 1:
-            raise InputError(f"--augment must be in [0, 1], got {self.augment}")
+        for field in ("augment", "condition_drop"):
+            if not 0 <= (value := getattr(self, field)) <= 1:
+                raise InputError(f"--{field.replace('_', '-')} must be in [0, 1], got {value}")
         profiles(self)
         for field in ("dropout", "ema_decay"):
             value = getattr(self, field)

@@ -67,9 +67,7 @@ def fourier(keep: ArrayLike) -> Operator:
     """
     keep = np.asarray(keep)
     if keep.dtype != bool or not keep.any():
-        raise ValueError(
-            f"keep must be booleans (H, W) with one that is true, got {keep.dtype} {keep.shape}"
-        )
+        raise ValueError(f"keep must be booleans (H, W) with one that is true, got {keep.dtype} {keep.shape}")
     return Partial(partial(_fourier, keep.shape), jnp.asarray(np.stack(np.nonzero(keep))))
 
 
