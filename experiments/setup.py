@@ -68,7 +68,9 @@ class Config:
     """images, npy: a larger training part is streamed from disk."""
     flip: bool = False
     """Mirror half of the training images left to right."""
-    network: Annotated[str | None, tyro.conf.arg(metavar="{mlp,unet}")] = None
+    network: Annotated[
+        str | None, tyro.conf.arg(metavar="{mlp,unet,ddpmpp,ncsnpp,adm,edm2,dit,uvit,set_transformer}")
+    ] = None
     """The network; by default the preset of the data."""
     steps: int | None = None
     """Training steps; by default the preset of the data, as for the settings below."""
@@ -81,7 +83,7 @@ class Config:
     width: int | None = None
     """Width of the network."""
     depth: int | None = None
-    """Residual blocks of the MLP, or blocks a level of the U-Net."""
+    """Blocks of the network, or of each level of a U-Net."""
     dropout: float | None = None
     """Dropout rate during training."""
     ema_decay: float | None = None
@@ -189,7 +191,7 @@ class Config:
         """Fill the unset flags from the preset of the data; InputError for a flag that this data cannot have."""
         if self.flip and len(data.event_shape) != 3:
             raise InputError(f"--flip is for images; the examples of {data.name} have shape {data.event_shape}")
-        values = dataclasses.asdict(preset(data)).items()
+        values = dataclasses.asdict(preset(data, self.network)).items()
         return dataclasses.replace(self, **{k: v for k, v in values if getattr(self, k, k) is None})
 
     def training(self) -> dict[str, Any]:
@@ -235,6 +237,8 @@ def build(config: Config, data: Data) -> Model:
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
+    if project := NETWORKS[str(config.network)].project:
+        optimizer = ss.projected(optimizer, project)
     averages, parts = profiles(config), config.microbatches
     trainer = ss.Trainer(optimizer=optimizer, averages=averages, carry=levels, microbatches=parts, **minimised)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -243,6 +247,6 @@ def build(config: Config, data: Data) -> Model:
         "preconditioner": {"sigma_data": precond.sigma_data, "prediction": precond.prediction.__name__},
         "network": {"name": config.network, "event_shape": data.event_shape, "width": config.width}
         | {"depth": config.depth}
-        | {k: np.asarray(v).tolist() for k, v in waves(data).items()},
+        | {k: np.asarray(v).tolist() for k, v in waves(data, str(config.network)).items()},
     }
     return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters, record)
