@@ -13,9 +13,10 @@ import contextlib
 import json
 import resource
 import time
+from typing import Any
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from diffusers import DiTTransformer2DModel, UNet2DModel  # pyright: ignore[reportMissingImports]
 
 WARM_UP, LEARNING_RATE = 2, 1e-4
@@ -34,10 +35,15 @@ def unet(widths, blocks, attentive, kind="Resnet{}sampleBlock2D", attention="Att
     )
 
 
-SONG = {"downsample_type": "resnet", "upsample_type": "resnet", "attention_head_dim": 256}
-ADM = {"downsample_type": "resnet", "upsample_type": "resnet", "attention_head_dim": 64, "attn_norm_num_groups": 32}
+SONG: dict[str, Any] = {"downsample_type": "resnet", "upsample_type": "resnet", "attention_head_dim": 256}
+ADM: dict[str, Any] = {
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+    "attention_head_dim": 64,
+    "attn_norm_num_groups": 32,
+}
 ADM |= {"resnet_time_scale_shift": "scale_shift", "norm_eps": 1e-5}
-SKIP = {"kind": "Skip{}Block2D", "attention": "AttnSkip{}Block2D", "time_embedding_type": "fourier"}
+SKIP: dict[str, Any] = {"kind": "Skip{}Block2D", "attention": "AttnSkip{}Block2D", "time_embedding_type": "fourier"}
 SKIP |= {"norm_num_groups": None, "mid_block_scale_factor": 2**0.5, "attention_head_dim": 256}
 NETWORKS = {
     "ddpmpp": lambda: unet((128, 256, 256, 256), 4, {1}, **SONG),

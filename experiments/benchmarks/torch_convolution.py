@@ -11,7 +11,7 @@ import json
 import time
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 
 def median_ms(call, repeats: int) -> float:
