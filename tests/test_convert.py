@@ -323,6 +323,9 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "text").write_text("hello")
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "text.json").write_text('{"beta_max": "x"}')
+    (tmp_path / "w.safetensors").write_bytes(b"\x10" + bytes(30))
+    np.savez_compressed(tmp_path / "w.npz", x=1)
     missing = saved(tmp_path / "missing.pth", {k: v for k, v in STATE.items() if k != "all_modules.2.bias"})
     monkeypatch.chdir(tmp_path)
     for arguments, match in [
@@ -330,7 +333,10 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
         (["evil.pth", "out"], "asks for os.system"),
         (["evil.pkl", "out"], "asks for os.system"),
         (["text", "out"], "wrong magic number"),
-        (["empty", "out"], "config.json"),
+        (["empty", "out"], "no folder of diffusers: no config.json"),
+        (["w.safetensors", "out"], "give the folder"),
+        (["w.npz", "out"], "no data.pkl"),
+        ([good, "out", "--raw", "--config", "text.json"], "config's beta_max must be a number, got 'x'"),
         ([good, "out"], "ema=False"),
         ([good, "out", "--raw", "--diffusers"], "not in the layout of diffusers"),
         ([good, "out", "--raw", "--config", "list.json"], "expected a JSON object"),

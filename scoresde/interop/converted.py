@@ -72,7 +72,8 @@ def read_original(path: str | Path, config: Mapping[str, Any] | None = None, *, 
     elif is_pickle(path):
         found = Original(path, "edm", *read_edm(path))
     else:
-        raise ValueError(f"{path} is no file of torch.save, pickle or checkpoint of flax (wrong magic number)")
+        advice = "; give the folder that it lies in" if path.suffix == ".safetensors" else ""
+        raise ValueError(f"{path} is no file of torch.save, pickle or checkpoint of flax (wrong magic number){advice}")
     return found._replace(config=found.config | given)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from scoresde import nn
+from scoresde.interop.opening import check_numbers
 from scoresde.interop.pretrained import Pretrained
 from scoresde.interop.tensors import Leaf, Shape, abstract, convert, same
 from scoresde.precond import Preconditioner, karras
@@ -85,6 +86,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         given = config.get(name, value)
         if (tuple(given) if isinstance(given, list) else given) != value:
             raise ValueError(f"edm2: config's {name} must be {value!r}, got {given!r}")
+    check_numbers("edm2", config, ("img_resolution", "img_channels", "label_dim", "model_channels", "num_blocks"))
     return {**DEFAULTS, **config}
 
 

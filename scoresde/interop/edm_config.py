@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scoresde.interop import preconditioners
+from scoresde.interop.opening import check_numbers
 
 PRECONDITIONERS = {
     "EDMPrecond": preconditioners.edm,
@@ -32,6 +33,7 @@ DEFAULTS = {
     "beta_min": 0.1,
     "M": 1000,
 }
+NUMBERS = "img_resolution", "img_channels", "label_dim", "model_channels", "num_blocks", "channel_mult_noise"
 NEEDED = "img_resolution", "model_type"
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "SongUNet": {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "attn_resolutions": [16]},
@@ -66,6 +68,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
         if config[name] not in choices:
             raise ValueError(f"edm: config's {name} must be one of {choices}, got {config[name]!r}")
     config = ARCHITECTURES[config["model_type"]] | config
+    check_numbers("edm", config, NUMBERS)
     if not config["model_channels"] * config["channel_mult_noise"] <= MOST_FEATURES:
         raise ValueError(f"edm: config's model_channels and channel_mult_noise give more than {MOST_FEATURES} features")
     if config["model_type"] == "DhariwalUNet":

@@ -46,6 +46,8 @@ def read_diffusers(path: str | Path) -> Folder:
     if not top.is_dir():
         raise ValueError(f"{top} is no folder; give one with model_index.json or config.json of diffusers")
     part = next((f"{name}/" for name in PARTS if (top / name / "config.json").exists()), "")
+    if not part and not (top / "config.json").exists():
+        raise ValueError(f"{top} is no folder of diffusers: no config.json in it, nor in its {' or '.join(PARTS)}")
     config = _config(inside(top, f"{part}config.json"))
     place = next((p for p in ("scheduler/", "") if (top / p / "scheduler_config.json").exists()), None)
     scheduler = None if place is None else read_json(inside(top, f"{place}scheduler_config.json"))

@@ -10,7 +10,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,13 @@ def bounded(config: Mapping[str, Any]) -> dict[str, Any]:
         return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
 
     return copied("config", config, 0)
+
+
+def check_numbers(project: str, config: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises ValueError for the first of these entries that is there and no number."""
+    for name in names:
+        if not isinstance(config.get(name, 0), int | float):
+            raise ValueError(f"{project}: config's {name} must be a number, got {config[name]!r}")
 
 
 def within(path: Path, state: Mapping[str, np.ndarray]) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from scoresde.interop.opening import check_numbers
+
 DEFAULTS = {
     "name": "ncsnpp",
     "num_channels": 3,
@@ -27,6 +29,8 @@ DEFAULTS = {
     "resamp_with_conv": True,
     "nonlinearity": "swish",
 }
+NUMBERS = ("image_size", "num_channels", "nf", "num_res_blocks", "num_scales", "dropout")
+NUMBERS += ("beta_min", "beta_max", "sigma_min", "sigma_max")
 NEEDED = ("image_size", "nf", "ch_mult", "num_res_blocks", "attn_resolutions", "sde")
 CHOICES = {
     "name": ("ncsnpp", "ddpm"),
@@ -54,6 +58,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         raise ValueError(f"score_sde: config lacks {', '.join(missing)}")
     config = {**DEFAULTS, **config}
+    check_numbers("score_sde", config, NUMBERS)
     for name, choices in CHOICES.items():
         value = config[name].lower() if isinstance(config[name], str) else config[name]
         if value not in choices:

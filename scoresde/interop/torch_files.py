@@ -82,10 +82,10 @@ def read_objects(path: str | Path, builders: Builders) -> Any:
 def _zipped(file: Any, builders: Builders) -> Any:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
-        _check(members, len(archive.infolist()), file.seek(0, io.SEEK_END))
         names = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(names) != 1:
             raise ValueError("the zip holds no data.pkl of torch.save")
+        _check(members, len(archive.infolist()), file.seek(0, io.SEEK_END))
         root = names[0].removesuffix("data.pkl")
         if members[names[0]].file_size > MOST_PICKLE:
             raise ValueError(f"its data.pkl has {members[names[0]].file_size} bytes, far more than a network needs")
