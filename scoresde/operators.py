@@ -67,9 +67,7 @@ def fourier(keep: ArrayLike) -> Operator:
     """
     keep = np.asarray(keep)
     if keep.dtype != bool or not keep.any():
-        raise ValueError(
-            f"keep must be booleans (H, W) with one that is true, got {keep.dtype} {keep.shape}"
-        )
+        raise ValueError(f"keep must be booleans (H, W) with one that is true, got {keep.dtype} {keep.shape}")
     return Partial(partial(_fourier, keep.shape), jnp.asarray(np.stack(np.nonzero(keep))))
 
 
@@ -140,7 +138,8 @@ def _downsample(factor: int, x: jax.Array) -> jax.Array:
 def _blur(weights: jax.Array, x: jax.Array) -> jax.Array:
     radius = len(weights) // 2
     for axis in _inner_axes(x):
-        x = sum(w.astype(x.dtype) * jnp.roll(x, k - radius, axis) for k, w in enumerate(weights))
+        moved = jnp.stack([jnp.roll(x, k - radius, axis) for k in range(len(weights))])
+        x = jnp.tensordot(weights.astype(x.dtype), moved, 1, precision="highest")
     return x
 
 

@@ -27,6 +27,9 @@ SCORES = (
 )
 
 
+FEW = tuple(pytest.param(m, marks=() if m in (inverse.dps, inverse.mmps) else pytest.mark.slow) for m in SCORES)
+
+
 def law():
     return GaussianMixture(MEAN[None], STD[None], [1.0])
 
@@ -44,7 +47,8 @@ def times(sde):
     return [float64(sde.t_min + (sde.t_max - sde.t_min) * u) for u in (1e-2, 0.5, 0.95)]
 
 
-@every_sde
+@pytest.mark.slow
+@pytest.mark.parametrize("sde", SDES, ids=name)
 def test_the_gaussian_methods_are_their_formulas(x64, sde):
     """s + J^T A^T V^(-1) (y - A D) with V by hand; of N(m, S), J = alpha S (alpha^2 S + sigma^2)^(-1)."""
     S, eye = np.diag(STD**2), np.eye(2)
@@ -94,7 +98,7 @@ def test_exact_where_the_covariance_is(x64, sde):
                 np.testing.assert_allclose(got, exact(x, t), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", SCORES, ids=name)
+@pytest.mark.parametrize("method", FEW, ids=name)
 def test_examples_do_not_influence_one_another(x64, method):
     """Rows of a batch, with other neighbours, alone with y as third argument as in per-example solves: the same."""
     sde = ss.RectifiedFlow()
@@ -207,6 +211,29 @@ def in_particles(sde, n, steps, sigma_y):
     x, log_weights = inverse.twisted_particles(KEY, *arguments, particles=n, shape=(1, 2))
     np.testing.assert_allclose(jnp.sum(jnp.exp(log_weights)), 1, rtol=1e-4)
     return distances(posterior, x[0], jnp.exp(log_weights[0]))
+
+
+BOUNDS = {  # of mean, covariance and mode weights: measured beside them
+    "mmps": (0.15, 0.2, 0.1),
+    "tmpd": (0.15, 0.2, 0.1),
+    "smc": (0.15, 0.2, 0.1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma_y", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_mmps_tmpd_and_smc_keep_to_their_bounds_and_dps_does_not(sde, sigma_y):
+    found = {m.__name__: in_samples(m, sde, 2000, 80, sigma_y) for m in (inverse.mmps, inverse.tmpd, inverse.dps)}
+    found["smc"] = in_particles(sde, 2000, 80, sigma_y)
+    print(sigma_y, type(sde).__name__, {k: np.round(v, 3).tolist() for k, v in found.items()})
+    for method, bounds in BOUNDS.items():
+        assert np.all(np.array(found[method]) < bounds), (method, found[method])
+    assert not np.all(np.array(found["dps"]) < BOUNDS["mmps"]), found["dps"]
+
+
+def test_mmps_keeps_to_its_bound_in_few_steps():
+    assert np.all(np.array(in_samples(inverse.mmps, ss.RectifiedFlow(), 400, 30, 0.4)) < (0.2, 0.3, 0.15))
 
 
 def test_the_posterior_of_a_mixture_by_bayes_rule(x64):

@@ -36,7 +36,7 @@ class Measurement:
     sigma_y: Any
 
     @classmethod
-    def of(cls, sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: ArrayLike) -> "Measurement":
+    def of(cls, sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: float) -> "Measurement":
         """Checked, or a ValueError of one line."""
         if not isinstance(sde, SDE):
             raise ValueError(f"sde must be an SDE such as ss.VP(), got {type(sde).__name__}")
@@ -98,7 +98,7 @@ def conjugate_gradients(matrix: Map, b: jax.Array, iterations: ArrayLike) -> jax
     return solution
 
 
-def spread(sde: SDE, t: jax.Array, sigma_data: ArrayLike) -> jax.Array:
+def spread(sde: SDE, t: jax.Array, sigma_data: float | jax.Array) -> jax.Array:
     """r^2 = sigma_d^2 rho^2/(sigma_d^2 + rho^2), the variance of x_0 given x_t for data N(0, sigma_d^2 I)."""
     return sigma_data**2 * sde.variance(t) / ((sde.alpha(t) * sigma_data) ** 2 + sde.variance(t))
 
