@@ -26,11 +26,9 @@ import tyro
 import scoresde as ss
 
 PAGE = Path(__file__).with_suffix(".md")
-PRIOR = (
-    [[1.0, 1.0, 0.0, -1.0], [-1.0, 0.5, 1.0, 0.5], [0.5, -1.0, -1.0, 1.0]],
-    [[0.3, 0.5, 0.4, 0.6], [0.5, 0.3, 0.6, 0.4], [0.4, 0.6, 0.3, 0.5]],
-    [0.5, 0.3, 0.2],
-)
+MEANS = np.array([[1.0, 1.0, 0.0, -1.0], [-1.0, 0.5, 1.0, 0.5], [0.5, -1.0, -1.0, 1.0]])
+STDS = np.array([[0.3, 0.5, 0.4, 0.6], [0.5, 0.3, 0.6, 0.4], [0.4, 0.6, 0.3, 0.5]])
+WEIGHTS = np.array([0.5, 0.3, 0.2])
 OPERATORS = {
     "mask": np.eye(4)[:2],
     "means of pairs": np.kron(np.eye(2), np.full((1, 2), 0.5)),
@@ -70,7 +68,7 @@ def measure(
     sde: ss.SDE, matrix: np.ndarray, sigma_y: float, *, samples: int, steps: int
 ) -> dict[str, tuple[float, float, float]]:
     """The errors of every method for one measurement."""
-    prior = ss.GaussianMixture(*PRIOR)
+    prior = ss.GaussianMixture(MEANS, STDS, WEIGHTS)
     score, operator, grid = prior.score(sde), ss.operators.matrix(matrix), ss.log_snr_grid(sde, steps)
     noise = np.random.default_rng(1).normal(size=2)
     y = jnp.asarray(matrix @ np.array([0.4, 0.3, 0.2, -0.1]) + sigma_y * noise, float)

@@ -42,7 +42,8 @@ class Measurement:
             raise ValueError(f"sde must be an SDE such as ss.VP(), got {type(sde).__name__}")
         if not callable(operator):
             raise ValueError(f"operator must be a function of arrays (B, *event), got {type(operator).__name__}")
-        y = jnp.asarray(y, jnp.result_type(float, y))
+        y = jnp.asarray(y)
+        y = y.astype(jnp.result_type(float, y))
         if jnp.iscomplexobj(y):
             raise ValueError("y must be real: stack real and imaginary parts, as ss.operators.fourier does")
         if y.ndim < 1 or not y.size:
