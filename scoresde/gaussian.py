@@ -110,18 +110,7 @@ class GaussianMixture:
         if not 0 < sigma_y < math.inf:
             raise ValueError(f"sigma_y must be positive and finite, got {sigma_y!r}")
 
-        def component(m: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            S, unit = jnp.diag(s**2), jnp.eye(len(m), dtype=m.dtype)
-            V = A @ S @ A.T + sigma_y**2 * jnp.eye(len(y), dtype=m.dtype)
-            K = jnp.linalg.solve(V, A @ S).T
-            left = unit - K @ A  # (I - K A) S, written so that it is symmetric and positive to rounding
-            evidence = jax.scipy.stats.multivariate_normal.logpdf(y, A @ m, V)
-            return m + K @ (y - A @ m), left @ S @ left.T + sigma_y**2 * K @ K.T, evidence
-
-        with jax.default_matmul_precision("highest"):
-            stds = jnp.broadcast_to(expand(self.stds, self.means), self.means.shape)
-            means, covariances, evidence = jax.vmap(component)(self.means, stds)
-        return CorrelatedMixture(means, covariances, jax.nn.softmax(jnp.log(self.weights) + evidence))
+        return _posterior(self, A, y, jnp.asarray(sigma_y, self.means.dtype))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["means", "covariances", "weights"], meta_fields=[])
@@ -183,6 +172,22 @@ class CorrelatedMixture:
     def score(self, sde: SDE) -> Score:
         """The exact score(x, t): x of shape (B, D), t a scalar or (B,)."""
         return Partial(_correlated_score, self, sde)
+
+
+@jax.jit
+def _posterior(mixture: GaussianMixture, A: jax.Array, y: jax.Array, sigma_y: jax.Array) -> CorrelatedMixture:
+    def component(m: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        S, unit = jnp.diag(s**2), jnp.eye(len(m), dtype=m.dtype)
+        V = A @ S @ A.T + sigma_y**2 * jnp.eye(len(y), dtype=m.dtype)
+        K = jnp.linalg.solve(V, A @ S).T
+        left = unit - K @ A  # (I - K A) S, written so that it is symmetric and positive to rounding
+        evidence = jnp.asarray(jax.scipy.stats.multivariate_normal.logpdf(y, A @ m, V))
+        return m + K @ (y - A @ m), left @ S @ left.T + sigma_y**2 * K @ K.T, evidence
+
+    with jax.default_matmul_precision("highest"):
+        stds = jnp.broadcast_to(expand(mixture.stds, mixture.means), mixture.means.shape)
+        means, covariances, evidence = jax.vmap(component)(mixture.means, stds)
+    return CorrelatedMixture(means, covariances, jax.nn.softmax(jnp.log(mixture.weights) + evidence))
 
 
 def _correlated_score(mixture: CorrelatedMixture, sde: SDE, x: jax.Array, t: jax.Array) -> jax.Array:

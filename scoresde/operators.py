@@ -118,7 +118,7 @@ def _inner_axes(x: jax.Array) -> range:
 
 
 def _mask(keep: jax.Array, x: jax.Array) -> jax.Array:
-    if keep.ndim != x.ndim - 1 or np.broadcast_shapes(keep.shape, x.shape[1:]) != x.shape[1:]:
+    if keep.ndim != x.ndim - 1 or any(k not in (1, n) for k, n in zip(keep.shape, x.shape[1:], strict=True)):
         raise ValueError(f"keep {keep.shape} must broadcast to an example of x, {x.shape[1:]}")
     return jnp.where(keep[None], x, 0)
 
@@ -138,7 +138,8 @@ def _downsample(factor: int, x: jax.Array) -> jax.Array:
 def _blur(weights: jax.Array, x: jax.Array) -> jax.Array:
     radius = len(weights) // 2
     for axis in _inner_axes(x):
-        x = sum(w.astype(x.dtype) * jnp.roll(x, k - radius, axis) for k, w in enumerate(weights))
+        moved = jnp.stack([jnp.roll(x, k - radius, axis) for k in range(len(weights))])
+        x = jnp.tensordot(weights.astype(x.dtype), moved, 1, precision="highest")
     return x
 
 

@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     accelerator,
     best_solver,
     gradient_variance,
+    inverse,
     likelihood,
     overhead,
     pipeline,
@@ -187,3 +188,14 @@ def test_tables_says_what_is_wrong(tmp_path):
     }.items():
         with pytest.raises(InputError, match=words):
             tables.Flags(**{"data": "csv:x.csv"} | flags).check()
+
+
+@pytest.mark.slow
+def test_inverse_compares_every_method_with_the_exact_posterior(tmp_path, capsys):
+    inverse.main(out=tmp_path / "inverse.md", samples=16, steps=12, sigma_y=(0.5,))
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    names = [name.strip() for name in head.strip("|").split("|")][3:]
+    assert set(names) >= {"exact", "replacement", "dps", "pigdm", "tmpd", "mmps", "repaint", "diffpir", "smc"}
+    assert len(rows) == 9 and all(len(row.strip("|").split("|")) == len(names) + 3 for row in rows)
+    assert all(np.isfinite(float(e)) for row in rows for cell in row.strip("|").split("|")[3:] for e in cell.split())
+    assert (tmp_path / "inverse.md").read_text().endswith(rows[-1] + "\n")

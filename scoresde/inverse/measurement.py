@@ -36,13 +36,14 @@ class Measurement:
     sigma_y: Any
 
     @classmethod
-    def of(cls, sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: ArrayLike) -> "Measurement":
+    def of(cls, sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: float) -> "Measurement":
         """Checked, or a ValueError of one line."""
         if not isinstance(sde, SDE):
             raise ValueError(f"sde must be an SDE such as ss.VP(), got {type(sde).__name__}")
         if not callable(operator):
             raise ValueError(f"operator must be a function of arrays (B, *event), got {type(operator).__name__}")
-        y = jnp.asarray(y, jnp.result_type(float, y))
+        y = jnp.asarray(y)
+        y = y.astype(jnp.result_type(float, y))
         if jnp.iscomplexobj(y):
             raise ValueError("y must be real: stack real and imaginary parts, as ss.operators.fourier does")
         if y.ndim < 1 or not y.size:
@@ -98,7 +99,7 @@ def conjugate_gradients(matrix: Map, b: jax.Array, iterations: ArrayLike) -> jax
     return solution
 
 
-def spread(sde: SDE, t: jax.Array, sigma_data: ArrayLike) -> jax.Array:
+def spread(sde: SDE, t: jax.Array, sigma_data: float | jax.Array) -> jax.Array:
     """r^2 = sigma_d^2 rho^2/(sigma_d^2 + rho^2), the variance of x_0 given x_t for data N(0, sigma_d^2 I)."""
     return sigma_data**2 * sde.variance(t) / ((sde.alpha(t) * sigma_data) ** 2 + sde.variance(t))
 

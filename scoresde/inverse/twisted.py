@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 
 from scoresde.divergence import whole
 from scoresde.inverse.measurement import Measurement, Operator, conjugate_gradients, data_shape, spread
-from scoresde.score import Score
+from scoresde.score import Score, flatten
 from scoresde.sde import SDE, example_keys
 from scoresde.solvers.ddim import ancestral
 from scoresde.solvers.table import Table
@@ -100,53 +100,47 @@ def _particles(
 ) -> tuple[jax.Array, jax.Array]:
     dtype = m.y.dtype
     times = jnp.asarray(table.times, dtype)
-    a, A, s = (jnp.asarray(v[1:], dtype) for v in (table.commit.a, table.commit.A[:, 0], table.commit.s))
-    sigma_data, iterations, resample_below = options
-
-    def twist(x: jax.Array, t: jax.Array, y: jax.Array, r2: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(D, log psi, grad log psi) of a particle for V = r2 A A^T + sigma_y^2 I."""
-
-        def solve(residual: jax.Array, push: Any, adjoint: Any, pull: Any) -> jax.Array:
-            return conjugate_gradients(lambda u: r2 * push(adjoint(u)) + m.sigma_y**2 * u, residual, iterations)
-
-        _, data, residual, v, gradient = m.gradient(x, t, y, solve)
-        return data, -0.5 * jnp.sum(residual * v), gradient
+    coefficients = (jnp.asarray(v[1:], dtype) for v in (table.commit.a, table.commit.A[:, 0], table.commit.s))
+    sigma_data, *settings = options
+    r2 = spread(m.sde, times, sigma_data).at[-1].set(0)  # at the end psi is the likelihood itself
 
     def of_example(key: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        twisted = jax.vmap(twist, in_axes=(0, None, None, None))
         key_start, key_steps = jax.random.split(key)
-        start = jnp.asarray(table.start_std, dtype) * jax.random.normal(key_start, (count, *shape[1:]), dtype)
-        state = start, twisted(start, times[0], y, spread(m.sde, times[0], sigma_data))
-
-        def step(carry: Any, row: Any) -> Any:
-            x, (data, log_psi, gradient), log_w = carry
-            key, t, t_next, last, a, A, s = row
-            key_resample, key_noise = jax.random.split(key)
-            chosen, log_w = _resample(key_resample, log_w, resample_below)
-            x, data, log_psi, gradient = (v[chosen] for v in (x, data, log_psi, gradient))
-            drift = A * m.sde.variance(t) / m.sde.alpha(t) * gradient
-            z = jax.random.normal(key_noise, x.shape, dtype)
-            x = a * x + A * data + drift + s * z
-            moved = jnp.sum((z**2 - (z + drift / s) ** 2).reshape(count, -1), axis=1) / 2  # log p - log q
-            r2 = jnp.where(last, 0, spread(m.sde, t_next, sigma_data))
-            new = twisted(x, t_next, y, r2)
-            return (x, new, log_w + moved + new[1] - log_psi), None
-
-        steps = len(times) - 1
-        rows = (
-            jax.random.split(key_steps, steps),
-            times[:-1],
-            times[1:],
-            jnp.arange(steps) == steps - 1,
-            a,
-            A,
-            s,
-        )
-        (_, (data, _, _), log_w), _ = jax.lax.scan(step, (*state, state[1][1]), rows)
+        x = jnp.asarray(table.start_std, dtype) * jax.random.normal(key_start, (count, *shape[1:]), dtype)
+        twisted = _twisted(m, settings[0], x, times[0], y, r2[0])
+        rows = jax.random.split(key_steps, len(times) - 1), times[:-1], times[1:], r2[1:], *coefficients
+        (_, (data, _, _), log_w), _ = jax.lax.scan(partial(_step, m, *settings, y), (x, twisted, twisted[1]), rows)
         return data, jax.nn.log_softmax(log_w)
 
     y = jnp.broadcast_to(m.y, (shape[0], *m.y.shape[1:]))
     return jax.vmap(of_example)(example_keys(key, shape[0]), y)
+
+
+def _twisted(m: Measurement, iterations: Any, x: jax.Array, t: jax.Array, y: jax.Array, r2: jax.Array) -> Any:
+    """(D, log psi, grad log psi) of particles x (count, *event) for V = r2 A A^T + sigma_y^2 I."""
+
+    def solve(residual: jax.Array, push: Any, adjoint: Any, pull: Any) -> jax.Array:
+        return conjugate_gradients(lambda u: r2 * push(adjoint(u)) + m.sigma_y**2 * u, residual, iterations)
+
+    def of_particle(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        _, data, residual, v, gradient = m.gradient(x, t, y, solve)
+        return data, -0.5 * jnp.sum(residual * v), gradient
+
+    return jax.vmap(of_particle)(x)
+
+
+def _step(m: Measurement, iterations: Any, resample_below: Any, y: jax.Array, carry: Any, row: Any) -> Any:
+    x, (data, log_psi, gradient), log_w = carry
+    key, t, t_next, r2, a, A, s = row
+    key_resample, key_noise = jax.random.split(key)
+    chosen, log_w = _resample(key_resample, log_w, resample_below)
+    x, data, log_psi, gradient = (v[chosen] for v in (x, data, log_psi, gradient))
+    drift = A * m.sde.variance(t) / m.sde.alpha(t) * gradient
+    z = jax.random.normal(key_noise, x.shape, x.dtype)
+    moved = jnp.sum(flatten(z**2 - (z + drift / s) ** 2), axis=1) / 2  # log p - log q
+    x = a * x + A * data + drift + s * z
+    new = _twisted(m, iterations, x, t_next, y, r2)
+    return (x, new, log_w + moved + new[1] - log_psi), None
 
 
 def _resample(key: jax.Array, log_w: jax.Array, below: Any) -> tuple[jax.Array, jax.Array]:
