@@ -17,6 +17,7 @@ WAVE_LENGTHS, MOST_LEVELS = (32, 16, 8, 4, 2, 1), 256
 SMALLEST, WIDEST = 7, 4  # U-Nets halve sizes while they stay above the one, and widen up to the other
 ATTENTIVE = 16  # positions along the shortest axis from which on the papers' U-Nets have attention
 HEAD = 64  # most channels of an attention head
+FEW_ROWS = 20_000  # of a small table, which a network would learn by heart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Preset:
 PRESETS = {
     "digits": Preset("mlp", 5000, 128, 2e-3, 2.0, 512, 3, 0.35, 0.999, 0.99, -1.0, 1.6, 10000),
     "points": Preset("mlp", 8000, 1024, 2e-3, 0.0, 128, 3, 0.0, 0.9995, 0.999, -1.8, 1.5, 10000),
-    "tables": Preset("mlp", 20000, 256, 2e-3, 1.0, 256, 3, 0.1, 0.9995, 0.999, -2.0, 1.8, 10000),
+    "tables": Preset("mlp", 20000, 256, 2e-3, 0.0, 256, 3, 0.0, 0.9995, 0.999, -2.0, 1.8, 10000),
+    "small tables": Preset("mlp", 20000, 256, 2e-3, 1.0, 256, 3, 0.1, 0.9995, 0.999, -2.0, 1.8, 10000),
     "images": Preset("unet", 14000, 16, 2e-3, 0.01, 16, 1, 0.0, 0.999, 0.99, -2.0, 2.0, 256),
 }
 
@@ -57,7 +59,8 @@ def preset(data: Data, word: str | None = None) -> Preset:
     if data.name == "digits":
         row = PRESETS["digits"]
     else:
-        vectors = "tables" if data.name.partition(":")[0] in TABLES else "points"
+        tables = "small tables" if data.counts[0] < FEW_ROWS else "tables"
+        vectors = tables if data.name.partition(":")[0] in TABLES else "points"
         row = PRESETS["images" if len(data.event_shape) > 1 else vectors]
     if word in (None, row.network):
         return row
