@@ -162,8 +162,8 @@ def test_tables_prints_each_competitor_and_how_to_install_the_flow(tmp_path, mon
 @pytest.mark.slow
 def test_tables_measures_the_score_network_in_the_units_of_the_others(tmp_path, monkeypatch):
     """A short training is still a standard normal law in standardised units."""
-    small = dataclasses.replace(networks.PRESETS["tables"], width=8, depth=1, batch=8, learning_rate=1e-6)
-    monkeypatch.setitem(networks.PRESETS, "tables", small)
+    small = dataclasses.replace(networks.PRESETS["small tables"], width=8, depth=1, batch=8, learning_rate=1e-6)
+    monkeypatch.setitem(networks.PRESETS, "small tables", small)
     rows, _ = comparison(tmp_path)
     data = load(f"csv:{tmp_path / 'x.csv'}")
     y = (data.held_out - data.shift) / data.scale
