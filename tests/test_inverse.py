@@ -224,8 +224,8 @@ BOUNDS = {  # of mean, covariance and mode weights: measured beside them
 @pytest.mark.parametrize("sigma_y", [0.1, 0.4, 1.0])
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_mmps_tmpd_and_smc_keep_to_their_bounds_and_dps_does_not(sde, sigma_y):
-    found = {m.__name__: in_samples(m, sde, 2000, 80, sigma_y) for m in (inverse.mmps, inverse.tmpd, inverse.dps)}
-    found["smc"] = in_particles(sde, 2000, 80, sigma_y)
+    found = {m.__name__: in_samples(m, sde, 2000, 200, sigma_y) for m in (inverse.mmps, inverse.tmpd, inverse.dps)}
+    found["smc"] = in_particles(sde, 2000, 200, sigma_y)
     print(sigma_y, type(sde).__name__, {k: np.round(v, 3).tolist() for k, v in found.items()})
     for method, bounds in BOUNDS.items():
         assert np.all(np.array(found[method]) < bounds), (method, found[method])
