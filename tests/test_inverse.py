@@ -27,7 +27,7 @@ SCORES = (
 )
 
 
-FEW = tuple(pytest.param(m, marks=() if m in (inverse.dps, inverse.mmps) else pytest.mark.slow) for m in SCORES)
+FEW = tuple(pytest.param(m, marks=() if m is inverse.mmps else pytest.mark.slow) for m in SCORES)
 
 
 def law():
@@ -112,6 +112,7 @@ def test_examples_do_not_influence_one_another(x64, method):
     np.testing.assert_allclose(score(x, t, float64(Y[:1]))[0], whole[0], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_nonlinear_operator_is_differentiated(x64):
     """The likelihood at the mean for A(x) = x^3, its gradient by differentiating the whole expression."""
     sde, score = ss.VP(), two_modes().score(ss.VP())
@@ -213,10 +214,10 @@ def in_particles(sde, n, steps, sigma_y):
     return distances(posterior, x[0], jnp.exp(log_weights[0]))
 
 
-BOUNDS = {  # of mean, covariance and mode weights: measured beside them
-    "mmps": (0.15, 0.2, 0.1),
-    "tmpd": (0.15, 0.2, 0.1),
-    "smc": (0.15, 0.2, 0.1),
+BOUNDS = {  # of mean, covariance and mode weights; the largest measured are (0.10, 0.11, 0.06) and (0.03, 0.12, 0.02)
+    "mmps": (0.12, 0.15, 0.08),
+    "tmpd": (0.12, 0.15, 0.08),
+    "smc": (0.05, 0.15, 0.04),
 }
 
 
@@ -224,8 +225,8 @@ BOUNDS = {  # of mean, covariance and mode weights: measured beside them
 @pytest.mark.parametrize("sigma_y", [0.1, 0.4, 1.0])
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_mmps_tmpd_and_smc_keep_to_their_bounds_and_dps_does_not(sde, sigma_y):
-    found = {m.__name__: in_samples(m, sde, 2000, 80, sigma_y) for m in (inverse.mmps, inverse.tmpd, inverse.dps)}
-    found["smc"] = in_particles(sde, 2000, 80, sigma_y)
+    found = {m.__name__: in_samples(m, sde, 2000, 200, sigma_y) for m in (inverse.mmps, inverse.tmpd, inverse.dps)}
+    found["smc"] = in_particles(sde, 2000, 200, sigma_y)
     print(sigma_y, type(sde).__name__, {k: np.round(v, 3).tolist() for k, v in found.items()})
     for method, bounds in BOUNDS.items():
         assert np.all(np.array(found[method]) < bounds), (method, found[method])
@@ -236,6 +237,7 @@ def test_mmps_keeps_to_its_bound_in_few_steps():
     assert np.all(np.array(in_samples(inverse.mmps, ss.RectifiedFlow(), 400, 30, 0.4)) < (0.2, 0.3, 0.15))
 
 
+@pytest.mark.slow
 def test_the_posterior_of_a_mixture_by_bayes_rule(x64):
     """Its log-density less those of prior and measurement is constant; moments from its samples; its score."""
     prior, sde = GaussianMixture(np.stack([MEAN, -MEAN]), np.stack([STD, STD[::-1]]), [1, 2]), ss.RectifiedFlow()
@@ -266,11 +268,10 @@ def test_the_posterior_of_a_mixture_by_bayes_rule(x64):
         ("y must have shape (4, 2) like the batch of x, or one example (1, ...), got (3, 2)", {"y": np.ones((3, 2))}),
     ],
 )
-@pytest.mark.parametrize("method", [inverse.mmps, inverse.replacement], ids=name)
-def test_refusals(method, message, arguments):
+def test_refusals(message, arguments):
     whole = dict(zip(("sde", "score", "operator", "y", "sigma_y"), problem(ss.VP(), y=Y.astype("f4")), strict=True))
     with pytest.raises(ValueError) as caught:
-        method(**(whole | arguments))(jnp.ones((4, 3), jnp.float32), jnp.float32(0.5))
+        inverse.mmps(**(whole | arguments))(jnp.ones((4, 3), jnp.float32), jnp.float32(0.5))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 

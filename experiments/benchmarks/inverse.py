@@ -88,7 +88,7 @@ def measure(
     return found
 
 
-def main(out: Path = PAGE, samples: int = 1000, steps: int = 100, sigma_y: tuple[float, ...] = SIGMA_Y) -> None:
+def main(out: Path = PAGE, samples: int = 1000, steps: int = 300, sigma_y: tuple[float, ...] = SIGMA_Y) -> None:
     """Print the table and write it.
 
     Args:

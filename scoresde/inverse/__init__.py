@@ -22,7 +22,8 @@ so pigdm is exact for N(m, sigma_d^2 I), tmpd and mmps for every Gaussian. Two m
     replacement     D <- D + A^+ (y - A D): a linear measurement is put into the state, at the noise of its time
     diffpir         D <- argmin |y - A x|^2/sigma_y^2 + lambda |x - D|^2/rho^2, in a sampler of its own noise
 
-and twisted SMC corrects pigdm's proposals by weights: exact as particles and steps grow, for every law.
+and twisted SMC corrects pigdm's proposals by weights: exact as particles and steps grow, for every law. Of a law with
+several modes all the others can get the weights of the modes wrong: ``experiments.benchmarks.inverse`` shows how much.
 
 Operators. ``operator`` is a function of arrays (B, *event); ``y`` is like what it returns, or (1, ...) for one
 measurement of all examples. Example i of the result depends on example i alone: everything, norms and conjugate
