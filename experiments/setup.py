@@ -234,7 +234,7 @@ def build(config: Config, data: Data) -> Model:
     minimised = objective(config, data, precond, apply, log_rho)._asdict()
     params, levels = initial(config, data, sde, params)
     steps = int(config.steps or 1)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), steps)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), max(2, steps))
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
     optimizer = optax.adamw(schedule, b2=chosen.b2, weight_decay=config.weight_decay or 0.0, mask=matrices)
     if project := NETWORKS[str(config.network)].project:

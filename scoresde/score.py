@@ -63,13 +63,18 @@ def each(score: Partial, batch: int) -> tuple[Partial, Any]:
     def conditional(node: Any) -> bool:
         return isinstance(node, Partial) and node.func is _given
 
+    def over(part: Callable[[Any], Any], tree: Any) -> Any:
+        return jax.tree.map(part, tree, is_leaf=conditional)
+
     def split(node: Any) -> Any:
-        return Partial(_given, jax.tree.map(rows, node.args[0]), node.args[1]) if conditional(node) else node
+        if not conditional(node):
+            return node
+        return Partial(_given, jax.tree.map(rows, node.args[0]), over(split, node.args[1]))
 
     def axes(node: Any) -> Any:
-        return Partial(_given, 0, None) if conditional(node) else None
+        return Partial(_given, 0, over(axes, node.args[1])) if conditional(node) else None
 
-    return tuple(jax.tree.map(part, score, is_leaf=conditional) for part in (split, axes))
+    return over(split, score), over(axes, score)
 
 
 def check_score(value: jax.Array, x: jax.Array) -> jax.Array:

@@ -128,16 +128,12 @@ def conditioned(score, classes, x, t):
     return score(x, t, classes)
 
 
-def guide(conditional, unconditional, w):
-    """Classifier-free guidance."""
-    led = lambda w, c, u, x, t: w * c(x, t) + (1 - w) * u(x, t)  # noqa: E731
-    return jax.tree_util.Partial(led, w, conditional, unconditional)
-
-
 def test_a_converted_network_is_sampled_and_guided():
     config = CONFIGS["dit"] | {"num_layers": 1, "num_attention_heads": 1, "out_channels": 4, "sample_size": 4}
     found, key = from_state(config, drawn(config)), jax.random.key(0)
-    guided = guide(jax.tree_util.Partial(conditioned, found.score, jnp.array([3])), found.score, 1.5)
+    guided = ss.guidance.classifier_free(
+        jax.tree_util.Partial(conditioned, found.score, jnp.array([3])), found.score, 1.5
+    )
     table = ss.unipc(found.sde, ss.log_snr_grid(found.sde, 4), order=2)
     samples = ss.sample(key, guided, table, (1, 4, 4, 4))
     assert samples.shape == (1, 4, 4, 4) and jnp.all(jnp.isfinite(samples))
@@ -147,7 +143,7 @@ def test_a_converted_network_is_sampled_and_guided():
 @pytest.mark.slow
 def test_a_golden_network_is_sampled_guided_and_has_a_likelihood():
     found, key = diffusers(GOLDEN), jax.random.key(0)
-    guided = guide(found.score, found.score, 1.5)  # its own score, since it has no classes
+    guided = ss.guidance.classifier_free(found.score, found.score, 1.5)  # its own score, since it has no classes
     table = ss.unipc(found.sde, ss.log_snr_grid(found.sde, 4))
     samples, led = (ss.sample(key, score, table, (1, 8, 8, 3)) for score in (found.score, guided))
     np.testing.assert_allclose(led, samples, rtol=1e-3, atol=1e-3)

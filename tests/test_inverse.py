@@ -8,6 +8,7 @@ from family import float64, name, textbook, two_modes
 
 import scoresde as ss
 from scoresde import GaussianMixture, inverse
+from scoresde.score import each
 
 SDES = (ss.VP(), ss.VE(sigma_max=20.0), ss.RectifiedFlow())
 IN_TURN = tuple(pytest.param(s, marks=() if isinstance(s, ss.RectifiedFlow) else pytest.mark.slow) for s in SDES)
@@ -100,16 +101,17 @@ def test_exact_where_the_covariance_is(x64, sde):
 
 @pytest.mark.parametrize("method", FEW, ids=name)
 def test_examples_do_not_influence_one_another(x64, method):
-    """Rows of a batch, with other neighbours, alone with y as third argument as in per-example solves: the same."""
+    """Rows of a batch, with other neighbours, and alone with their own y as in solves of single examples: the same."""
     sde = ss.RectifiedFlow()
     x, t = states(sde, 0.5), float64([0.3, 0.5, 0.7, 0.9])
-    score = jax.jit(method(*problem(sde, GaussianMixture(np.stack([MEAN, -MEAN]), [0.7, 0.4], [1, 2]))))
+    score_of_all = method(*problem(sde, GaussianMixture(np.stack([MEAN, -MEAN]), [0.7, 0.4], [1, 2])))
+    score = jax.jit(score_of_all)
     whole = score(x, t)
     other = score(x.at[1:].mul(100.0), t)
     np.testing.assert_allclose(other[0], whole[0], rtol=1e-12)
-    alone = jax.vmap(lambda x, t, y: score(x[None], t, y[None])[0])(x, t, float64(Y))
+    rows, axes = each(score_of_all, len(x))
+    alone = jax.vmap(lambda score, x, t: score(x[None], t)[0], in_axes=(axes, 0, 0))(rows, x, t)
     np.testing.assert_allclose(alone, whole, rtol=1e-10)
-    np.testing.assert_allclose(score(x, t, float64(Y[:1]))[0], whole[0], rtol=1e-10)
 
 
 @pytest.mark.slow
@@ -265,7 +267,7 @@ def test_the_posterior_of_a_mixture_by_bayes_rule(x64):
         ("y must be finite: leave missing values out", {"y": np.full((4, 2), np.nan)}),
         ("y must be real: stack real and imaginary parts", {"y": np.full((4, 2), 1j)}),
         ("operator must map x (B, 3) to the shape of y, (B, 2), got float32 (B, 3)", {"operator": lambda x: x}),
-        ("y must have shape (4, 2) like the batch of x, or one example (1, ...), got (3, 2)", {"y": np.ones((3, 2))}),
+        ("y must have shape (4, 2) like the batch of x, or (1, ...), got (3, 2)", {"y": np.ones((3, 2))}),
     ],
 )
 def test_refusals(message, arguments):
@@ -297,3 +299,23 @@ def test_refusals_of_options(message, call):
     with pytest.raises(ValueError) as caught:
         call(problem(ss.VP(), y=Y.astype("f4")), ss.log_snr_grid(ss.VP(), 4))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_a_prior_with_conditions_and_a_measurement_of_each_example(x64):
+    """Two classes of prior, a y for each example: in solves of single examples, and as each alone."""
+    sde, y, stds = ss.VP(), float64(Y[:2, :2]), float64([0.5, 0.8])
+    score = lambda x, t, c: gaussian_score(sde, stds[c][:, None], x, t)  # noqa: E731
+    guided = inverse.pigdm(sde, ss.given(score, jnp.array([0, 1])), lambda x: x, y, SIGMA_Y, sigma_data=1.0)
+    rows, axes = each(guided, 2)
+    x = float64([[0.3, -0.2], [0.5, 0.1]])
+    alone = jax.vmap(lambda score, x: score(x[None], 0.4)[0], in_axes=(axes, 0))(rows, x)
+    np.testing.assert_allclose(alone, guided(x, 0.4), rtol=1e-12)
+    for c in range(2):
+        one = lambda x, t, c=c: gaussian_score(sde, stds[c], x, t)  # noqa: E731
+        expected = inverse.pigdm(sde, one, lambda x: x, y[c : c + 1], SIGMA_Y, sigma_data=1.0)(x[c : c + 1], 0.4)
+        np.testing.assert_allclose(guided(x, 0.4)[c], expected[0], rtol=1e-12)
+
+
+def gaussian_score(sde, std, x, t):
+    """Of N(0, std^2 I)."""
+    return -x / (sde.alpha(t) ** 2 * std**2 + sde.variance(t))

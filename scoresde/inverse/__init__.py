@@ -30,8 +30,8 @@ measurement of all examples. Example i of the result depends on example i alone:
 gradients included, is computed example by example. The adjoint is that of ``jax.linear_transpose``. ``ss.operators``
 has the usual ones.
 
-Solves of single examples (``ss.log_likelihood``, ``ss.probability_flow`` unless joint) call a score with B = 1, where
-no row of a y of many examples can be chosen: give y as (1, ...), or as the third argument of the score.
+A score's y, and the conditions of its prior (``ss.given``), go with their examples into the solves of single examples
+too (``ss.log_likelihood``, ``ss.probability_flow``).
 """
 
 from scoresde.inverse.samplers import diffpir as diffpir

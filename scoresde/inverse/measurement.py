@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.score import Score, as_partial, check_score
+from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE, is_concrete
 from scoresde.tweedie import evaluate
 
@@ -54,17 +54,24 @@ class Measurement:
             raise ValueError(f"sigma_y must be a positive and finite number, got {sigma_y!r}")
         return cls(sde, as_partial(score), as_partial(operator), y, sigma_y)
 
-    def over_examples(self, function: Callable[..., Any], x: jax.Array, t: jax.Array, y: Any) -> Any:
-        """``function(x, t, y)`` of each example's x (*event), t () and y (*m); ``y`` None for the one kept here."""
-        y = self.y if y is None else jnp.asarray(y, x.dtype)
-        if y.shape[0] not in (1, x.shape[0]) or y.shape[1:] != self.y.shape[1:]:
-            raise ValueError(
-                f"y must have shape {(x.shape[0], *self.y.shape[1:])} like the batch of x, or one example (1, ...), "
-                f"got {y.shape}: per-example solves need y of one example, or as the score's third argument"
-            )
+    def over_examples(self, function: Callable[..., Any], x: jax.Array, t: jax.Array, y: jax.Array) -> Any:
+        """``function(m, x, t, y)`` of each example's measurement, x (*event), t () and y (*m)."""
+        if y.shape[0] not in (1, x.shape[0]):
+            expected = (x.shape[0], *y.shape[1:])
+            raise ValueError(f"y must have shape {expected} like the batch of x, or (1, ...), got {y.shape}")
         y = jnp.broadcast_to(y, (x.shape[0], *y.shape[1:])).astype(x.dtype)
-        t = jnp.asarray(t, x.dtype)
-        return jax.vmap(function, in_axes=(0, 0 if t.ndim else None, 0))(x, t, y)
+        t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+        return self.mapped(function, x, t, y)
+
+    def mapped(self, function: Callable[..., Any], *arrays: jax.Array) -> Any:
+        """``function(m, *rows)`` over the rows of arrays (B, ...), each with its part of what is ``given`` to the
+        prior."""
+        scores, axes = each(self.score, len(arrays[0]))
+
+        def of_example(score: Partial, *rows: jax.Array) -> Any:
+            return function(dataclasses.replace(self, score=score), *rows)
+
+        return jax.vmap(of_example, in_axes=(axes, *[0] * len(arrays)))(scores, *arrays)
 
     def linearised(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, Map, Map]:
         """A(x), v -> A' v and u -> A'^T u of one example (*event), A' the derivative there."""

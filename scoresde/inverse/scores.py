@@ -1,7 +1,7 @@
 """Scores of the posterior: each (sde, score, operator, y, sigma_y, **options) -> score. See the head of the package.
 
 All of them call the score and differentiate it example by example, at the cost of one evaluation and one product with
-J^T, and what is said at each. A third argument of the result, if given, takes the place of y.
+J^T, and what is said at each.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from scoresde.divergence import whole
 from scoresde.inverse.measurement import Measurement, Operator, conjugate_gradients, spread
-from scoresde.score import Score, flatten
+from scoresde.score import Score, flatten, given
 from scoresde.sde import SDE, is_concrete
 from scoresde.tweedie import redirected
 
@@ -130,7 +130,7 @@ def proximal(
     """
     m = Measurement.of(sde, score, operator, y, sigma_y)
     strength = 0.0 if strength is None else _positive("strength", strength)
-    return Partial(_proximal, m, strength, whole("iterations", iterations))
+    return given(Partial(_proximal, m, strength, whole("iterations", iterations)), m.y)
 
 
 def _positive(name: str, value: float) -> float:
@@ -148,13 +148,14 @@ def _score(
     sigma_y: float,
     *options: Any,
 ) -> Score:
-    return Partial(_guided, Partial(inverse), Measurement.of(sde, score, operator, y, sigma_y), options)
+    m = Measurement.of(sde, score, operator, y, sigma_y)
+    return given(Partial(_guided, Partial(inverse), m, options), m.y)
 
 
 def _guided(
-    inverse: Partial, m: Measurement, options: tuple[Any, ...], x: jax.Array, t: jax.Array, y: Any = None
+    inverse: Partial, m: Measurement, options: tuple[Any, ...], x: jax.Array, t: jax.Array, y: jax.Array
 ) -> jax.Array:
-    def of_example(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+    def of_example(m: Measurement, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
         s, _, _, _, gradient = m.gradient(x, t, y, lambda r, *maps: inverse(m, t, r, *maps, *options))
         return s + gradient
 
@@ -210,8 +211,8 @@ def _mmps(
     return conjugate_gradients(lambda u: covariance(u) + m.sigma_y**2 * u, residual, iterations)
 
 
-def _proximal(m: Measurement, strength: Any, iterations: Any, x: jax.Array, t: jax.Array, y: Any = None) -> jax.Array:
-    def of_example(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+def _proximal(m: Measurement, strength: Any, iterations: Any, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+    def of_example(m: Measurement, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
         data, s = m.denoised(x, t)
         value, push, adjoint = m.linearised(data, y)
         c = strength * (m.sigma_y * m.sde.alpha(t)) ** 2 / m.sde.variance(t)

@@ -100,11 +100,11 @@ def _particles(
 ) -> tuple[jax.Array, jax.Array]:
     dtype = m.y.dtype
     times = jnp.asarray(table.times, dtype)
-    coefficients = (jnp.asarray(v[1:], dtype) for v in (table.commit.a, table.commit.A[:, 0], table.commit.s))
+    coefficients = tuple(jnp.asarray(v[1:], dtype) for v in (table.commit.a, table.commit.A[:, 0], table.commit.s))
     sigma_data, *settings = options
     r2 = spread(m.sde, times, sigma_data).at[-1].set(0)  # at the end psi is the likelihood itself
 
-    def of_example(key: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_example(m: Measurement, key: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_start, key_steps = jax.random.split(key)
         x = jnp.asarray(table.start_std, dtype) * jax.random.normal(key_start, (count, *shape[1:]), dtype)
         twisted = _twisted(m, settings[0], x, times[0], y, r2[0])
@@ -113,7 +113,7 @@ def _particles(
         return data, jax.nn.log_softmax(log_w)
 
     y = jnp.broadcast_to(m.y, (shape[0], *m.y.shape[1:]))
-    return jax.vmap(of_example)(example_keys(key, shape[0]), y)
+    return m.mapped(of_example, example_keys(key, shape[0]), y)
 
 
 def _twisted(m: Measurement, iterations: Any, x: jax.Array, t: jax.Array, y: jax.Array, r2: jax.Array) -> Any:
