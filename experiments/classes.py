@@ -30,15 +30,6 @@ def known(config: Config, data: Data) -> np.ndarray | None:
     return data.held_out_labels[: config.likelihood_examples]
 
 
-def guided(score: Partial, w: float) -> Partial:
-    """The conditional score (x, t, cond) with guidance of weight ``w``; 1 leaves it as it is."""
-    return score if w == 1 else Partial(_guided, score, w)
-
-
-def _guided(score: Partial, w: Any, x: jax.Array, t: jax.Array, cond: Any = None) -> jax.Array:
-    return ss.guidance.classifier_free(ss.given(score, cond), score, w)(x, t)
-
-
 def evaluate(
     key: jax.Array,
     data: Data,
@@ -64,7 +55,8 @@ def sheets(key: jax.Array, data: Data, model: Model, score: Partial, work: Work)
     table = ss.best_solver(model.sde, EVALUATIONS, sigma_data=model.precond.sigma_data)
     classes, found = np.repeat(np.arange(count, dtype=np.int32), EACH), {}
     for w in WEIGHTS:
-        x, _ = draw(f"classes_{w:g}", key, data, guided(score, w), table, len(classes), work, classes)
+        guided = ss.guidance.classifier_free(score, score, w)
+        x, _ = draw(f"classes_{w:g}", key, data, guided, table, len(classes), work, classes)
         found[f"classes_{w:g}"] = x.reshape(count, EACH, *data.event_shape)
     return found
 

@@ -28,7 +28,6 @@ from rich.console import Console
 import scoresde as ss
 from experiments import commands, figures, machine, panels
 from experiments.batches import Parts, Work, finished, parts_of
-from experiments.classes import guided
 from experiments.data import InputError
 from experiments.draws import draw
 from experiments.opening import Opened, digest, open_run
@@ -216,7 +215,9 @@ def program(flags: Flags, console: Console) -> None:
         console.print(f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}")
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
     key, work = jax.random.key(flags.seed), Work(flags.batch, parts, console)
-    score = guided(model.score(params), flags.guidance)
+    score = model.score(params)
+    if known is not None:
+        score = ss.guidance.classifier_free(score, score, flags.guidance)
     samples, broken = draw("samples", key, data, score, table, flags.n, work, known)
     if broken:
         parts.remove()

@@ -101,13 +101,6 @@ def test_sheets_show_each_class_and_guidance_leans_away_from_the_others(data, mo
     assert strong[1, :, 0].mean() >= plain[1, :, 0].mean() and strong[0, :, 0].mean() <= plain[0, :, 0].mean()
 
 
-def test_guidance_of_weight_zero_is_the_score_without_the_class(model):
-    x, t, cond = jnp.ones((3, 2)), 0.3, jnp.array([0, 1, 0])
-    guided = classes.guided(model.score, 0.0)
-    np.testing.assert_array_equal(guided(x, t, cond), model.score(x, t))
-    assert classes.guided(model.score, 1.0) is model.score
-
-
 def test_the_network_is_told_the_classes_but_for_the_share_that_is_dropped(data):
     config = Config(data=data.name, condition="class", condition_drop=0.3, width=8, depth=1, steps=1).resolve(data)
     model = build(config, data)
