@@ -187,6 +187,7 @@ def test_a_source_without_a_test_part_holds_out_the_last_tenth_of_a_permutation(
 
 
 @pytest.mark.parametrize(("name", "mean", "std"), [("mnist", 0.1307, 0.3081), ("fashion-mnist", 0.2860, 0.3530)])
+@pytest.mark.slow
 def test_the_real_idx_sets(name, mean, std):
     folder = shared(name)
     for data_dir in (folder, folder.parent):
@@ -202,6 +203,7 @@ def test_the_real_idx_sets(name, mean, std):
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_the_real_cifar_zips():
     data = load("cifar10", data_dir=shared("cifar10"))
     assert data.train.shape == (10000, 32, 32, 3) and data.held_out.shape == (9979, 32, 32, 3)

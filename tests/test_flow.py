@@ -275,7 +275,7 @@ def test_fixed_steps_have_the_order_of_their_solver_and_count_exactly(x64, solve
     assert errors[2] < {2: 5e-3, 3: 3e-4, 5: 1e-6}[order], errors
 
 
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("joint", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("settings", [{}, {"steps": 40}], ids=["adaptive", "fixed"])
 def test_saved_states_are_those_of_the_flow_map(x64, joint, settings):
     """Both directions; the ends may be among the times, and saving changes neither the end nor the evaluations."""

@@ -246,6 +246,7 @@ def held_out_error(sde, mixture, table, x, exact):
     return float(mean_distance(integrate(jax.random.key(0), mixture.score(sde), table, x), exact))
 
 
+@pytest.mark.slow
 def test_an_optimised_grid_halves_the_error_on_starts_that_it_has_not_seen():
     """Ring of std 0.3, VP, 20 evaluations: less than half the error of the best of DEIS, DPM-Solver and UniPC of order
     3 on the log-SNR grid, for starts that played no part; and the given starts' errors are as reported."""

@@ -84,6 +84,7 @@ def test_the_gaussian_methods_are_their_formulas(x64, sde):
 
 
 @every_sde
+@pytest.mark.slow
 def test_exact_where_the_covariance_is(x64, sde):
     """mmps and tmpd for any Gaussian, pigdm for an isotropic one: the score of the exact posterior at every time."""
     isotropic = GaussianMixture(MEAN[None], [0.7], [1.0])
@@ -235,6 +236,7 @@ def test_mmps_tmpd_and_smc_keep_to_their_bounds_and_dps_does_not(sde, sigma_y):
     assert not np.all(np.array(found["dps"]) < BOUNDS["mmps"]), found["dps"]
 
 
+@pytest.mark.slow
 def test_mmps_keeps_to_its_bound_in_few_steps():
     assert np.all(np.array(in_samples(inverse.mmps, ss.RectifiedFlow(), 400, 30, 0.4)) < (0.2, 0.3, 0.15))
 

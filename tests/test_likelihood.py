@@ -71,6 +71,7 @@ def test_log_density_by_hutchinsons_probes(x64, sde):
 
 
 @pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
+@pytest.mark.slow
 def test_log_density_of_mixtures_in_float32(sde):
     for mixture in (two_modes(), ring()):
         x = mixture.sample(KEY, 32)
@@ -258,6 +259,7 @@ def test_dequantisation_is_the_manual_loop():
     np.testing.assert_allclose(part.log_prob, one.log_prob[:2], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dequantised_bits_bound_the_mass_of_the_bins():
     """Jensen: the average of log p over a bin, plus log width, is at most the log of the bin's mass, and near it."""
     from scipy.stats import norm
@@ -289,6 +291,7 @@ def test_truncated_normal_noise_has_the_density_that_it_reports(std):
         truncated_normal_dequantisation(-std)
 
 
+@pytest.mark.slow
 def test_importance_weights_close_the_gap_to_the_mass_of_the_bins():
     """Wide bins over a narrow Gaussian: the plain average gives away 0.3 nats and more, the weighted one little; noise
     shaped like the density gives away less than uniform noise. The score is exact, so bounds hold to sampling error."""
@@ -376,6 +379,7 @@ def test_the_fixed_grid_refuses(settings, message):
         table_log_likelihood(KEY, VP(), lambda x, t: -x, **arguments)
 
 
+@pytest.mark.slow
 def test_gradients_in_a_fixed_number_of_steps_are_the_exact_score(x64):
     """Without the mismatch of the prior (see exact_log_prob) the gradient is the score at t_min."""
     sde, mixture = VP(), two_modes()

@@ -143,6 +143,7 @@ def test_integers_and_jit(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.slow
 def test_a_scale_change_of_a_fresh_sample_is_seen(metric):
     x, y = pair(2000, 1500, 2, shift=0.0)
     same = metric(x, np.random.default_rng(9).normal(size=(1500, 2)).astype("f4"))

@@ -186,6 +186,7 @@ def test_forward_mode_is_the_finite_difference_and_the_transpose_of_reverse_mode
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet 3d"])
+@pytest.mark.slow
 def test_rematerialisation_changes_nothing(name):
     case = Case(name)
 

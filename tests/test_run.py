@@ -96,6 +96,7 @@ def test_a_run_leaves_everything(finished):
     assert "bits/dim" in out and str(folder.name) in out
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_bits(finished, tmp_path):
     flags = [*SMALL, "--save-seconds", "0"]
     folder = tmp_path / "runs" / "digits-vp"

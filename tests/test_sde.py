@@ -71,7 +71,9 @@ def _simulate(key, x, f, g, dt):
     return jax.lax.scan(block, x, jax.tree.map(lambda v: v.reshape(5, -1, *v.shape[1:]), rows))[1]
 
 
-@pytest.mark.parametrize("sde", ALL, ids=name)
+@pytest.mark.parametrize(
+    "sde", [*SDES, *(pytest.param(sde, marks=pytest.mark.slow) for sde in OTHER_PARAMETERS)], ids=name
+)
 def test_simulated_paths_have_the_marginals(sde):
     """20,000 paths of dx = f x dt + g dw from a fixed x_0, at five times; f, g at the middle of each step."""
     edges = sde.t_min + (sde.t_max - sde.t_min) * np.sin(np.linspace(0, np.pi / 2, 1001)) ** 2

@@ -6,6 +6,7 @@ import os
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -152,7 +153,8 @@ def test_data_left_on_disk_are_the_data_in_memory(tmp_path, kind):
     np.testing.assert_array_equal(disk.train[:], memory.train)
     np.testing.assert_array_equal(disk.held_out, memory.held_out)
     index = RNG.integers(0, 36, (2, 5))
-    np.testing.assert_array_equal(disk.batch(index), memory.train[index])
+    jax.tree.map(np.testing.assert_array_equal, disk.batch(index), memory.batch(index))
+    np.testing.assert_array_equal(disk.train[index], memory.train[index])
     assert disk.train[index].dtype == memory.train.dtype and disk.train.shape == memory.train.shape
     if memory.train_labels is not None:
         np.testing.assert_array_equal(disk.train_labels, memory.train_labels)

@@ -153,6 +153,7 @@ def test_parquet_is_the_same_table(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["airfoil", "concrete", "energy", "housing", "parkinsons", "protein", "wine", "yacht"])
+@pytest.mark.slow
 def test_the_real_tables(name):
     if not UCI.is_dir():
         pytest.skip("the data folder uci is not beside the repository")
