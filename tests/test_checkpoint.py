@@ -247,6 +247,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_saves(tmp_path):
     path, target, last = tmp_path / "c", {"a": np.zeros((300, 300), int), "b": np.zeros((7,), int)}, 0
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}

@@ -88,7 +88,13 @@ CALLS = []
 
 
 @pytest.mark.parametrize(
-    "solver", [None, diffrax.Dopri5(), diffrax.Heun(), diffrax.Bosh3(), diffrax.Dopri8()], ids=name
+    "solver",
+    [
+        None,
+        diffrax.Heun(),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (diffrax.Dopri5(), diffrax.Bosh3(), diffrax.Dopri8())),
+    ],
+    ids=name,
 )
 def test_num_evals_counts_the_calls_within_the_interval(solver):
     sde = VP()
@@ -203,7 +209,7 @@ def test_one_trace_per_score_and_shape_and_inside_jit():
     np.testing.assert_array_equal(inside.num_evals, outside.num_evals)
 
 
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("joint", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("event", [(), (2, 2, 1)])
 def test_events_of_any_shape(event, joint):
     sde = VP()
@@ -258,7 +264,11 @@ def test_traced_times_and_x64_states(x64):
 
 @pytest.mark.parametrize(
     ("solver", "order"),
-    [(diffrax.Heun(), 2), pytest.param(diffrax.Bosh3(), 3, marks=pytest.mark.slow), (diffrax.Tsit5(), 5)],
+    [
+        pytest.param(diffrax.Heun(), 2, marks=pytest.mark.slow),
+        pytest.param(diffrax.Bosh3(), 3, marks=pytest.mark.slow),
+        (diffrax.Tsit5(), 5),
+    ],
     ids=name,
 )
 def test_fixed_steps_have_the_order_of_their_solver_and_count_exactly(x64, solver, order):

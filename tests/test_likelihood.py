@@ -92,6 +92,7 @@ def test_the_ring_takes_few_steps_and_a_tiny_error():
     assert np.mean(steps) <= 13.5
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_tolerance_and_depends_neither_on_sigma_data_nor_on_the_solver(x64):
     sde, mixture = Cosine(), ring()
     x = mixture.sample(KEY, 8)

@@ -41,7 +41,8 @@ class Case:
 
 
 @pytest.fixture(
-    params=[pytest.param(key, marks=pytest.mark.slow if key == "unet 1d" else ()) for key in NETS], scope="module"
+    params=[pytest.param(key, marks=pytest.mark.slow if key in ("unet 1d", "unet 3d") else ()) for key in NETS],
+    scope="module",
 )
 def case(request):
     return Case(request.param)

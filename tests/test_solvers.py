@@ -230,7 +230,7 @@ def test_the_loop_has_the_law_of_the_table(sde, solver):
         assert_moments(x[:, i : i + 1], mean, spread)
 
 
-@pytest.mark.parametrize("make", [shifted, two_modes])
+@pytest.mark.parametrize("make", [pytest.param(shifted, marks=pytest.mark.slow), two_modes])
 @pytest.mark.parametrize("sde", SDES_IN_TURN, ids=name)
 def test_samples_have_the_moments_of_the_data(sde, make):
     """Every solver of the family with the exact score; 200 steps of order one leave a bias below 2 %, and the prior's
