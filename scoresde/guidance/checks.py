@@ -14,6 +14,7 @@ from scoresde.sde import SDE, is_concrete
 
 
 def check_sde(sde: SDE) -> None:
+    """Raise ValueError unless it is an SDE."""
     if not isinstance(sde, SDE):
         raise ValueError(f"sde must be an SDE such as ss.VP(), got {type(sde).__name__}")
 
@@ -50,10 +51,12 @@ def positive(name: str, value: ArrayLike) -> Any:
 
 
 def partials(*functions: Callable[..., Any]) -> tuple[Partial, ...]:
+    """The functions as pytrees, so that their arrays stay traced arguments."""
     return tuple(as_partial(f) for f in functions)
 
 
 def unconditioned(score: Score) -> Partial:
+    """The score, which takes a condition and ignores it."""
     return Partial(_ignore_condition, as_partial(score))
 
 
