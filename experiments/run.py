@@ -7,6 +7,7 @@ report.md and figures/. The same command continues an interrupted run and ends w
 """
 
 import dataclasses
+import json
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from experiments import classes, commands, draws, likelihoods, machine, report
 from experiments.batches import Arrays, Parts, Work
-from experiments.data import Data, load
+from experiments.data import Data, InputError, load
 from experiments.fit import check_folder, fit, start, stored
 from experiments.processes import join, main_process
 from experiments.setup import Config, Model, build
@@ -77,6 +78,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     console.quiet = not main_process()
     record = stored(config).get("data")
     data = load(config.data, data_dir=config.data_dir, options=config.options, record=record)
+    found = json.loads(json.dumps(data.record()))
+    if record is not None and (other := [name for name in found if record.get(name) != found[name]]):
+        raise InputError(f"{config.folder} was trained on data of another {', '.join(other)}; choose another --workdir")
     config = config.resolve(data)
     if not config.dry_run:
         check_folder(config)

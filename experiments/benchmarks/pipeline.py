@@ -104,7 +104,8 @@ def main(
             return state, (time.perf_counter() - started) / (calls * steps)
 
         state, seconds = model.init(), {"fixed": [], "streamed": []}
-        fixed = jnp.asarray(images.batch(np.arange(steps * batch).reshape(steps, batch) % images.counts[0]))
+        rows = np.arange(steps * batch).reshape(steps, batch) % images.counts[0]
+        fixed = jax.tree.map(jnp.asarray, images.batch(rows))
         for k in range(turns + 1):
             stream = batches(images, seed=k, step=0, total=(calls + 1) * steps, steps_per_call=steps, batch=batch)
             for name, feed in (("fixed", iter([fixed] * (calls + 1))), ("streamed", stream)):
