@@ -130,7 +130,7 @@ class Kind:
     """A word of --network."""
 
     make: Callable[..., Any]
-    """(event shape, width=, depth=, dropout=, remat=, labels=, key=, and the waves if it has them) -> network."""
+    """(event shape, width=, depth=, dropout=, remat=, scan=, labels=, key=, and the waves if it has them) -> network."""
     width: int
     """Its usual width and depth, where the data's preset has another network."""
     depth: int
@@ -165,7 +165,8 @@ def network(config: Any, data: Data, key: jax.Array) -> Any:
         InputError: a width or depth that it cannot have.
     """
     size = {"width": config.width, "depth": config.depth}
-    training = {"dropout": config.dropout, "remat": config.remat, "labels": label_count(config, data)}
+    training = {"dropout": config.dropout, "remat": config.remat, "scan": config.scan}
+    training["labels"] = label_count(config, data)
     if config.condition == "class" and data.labels is not None and data.labels.classes:
         training["conditions"] = ss.nn.Classes(data.labels.classes)
     seen = waves(data, config.network)

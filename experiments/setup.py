@@ -130,6 +130,8 @@ class Config:
     """What the network computes in; parameters, averages, optimiser, time and loss are float32 anyway."""
     remat: bool = False
     """Compute the network's blocks again in the backward pass instead of remembering them, to save memory."""
+    scan: bool = False
+    """Compile one of the network's blocks that are alike and loop over them: a deep network compiles sooner."""
     fsdp: int = 1
     """Devices over which parameters, optimiser and averages are cut; a divisor of the number of devices."""
     coordinator: str | None = None
@@ -198,7 +200,7 @@ class Config:
         """The part that a checkpoint depends on, as JSON."""
         skip = {"workdir", "resume", "dry_run", "save_seconds", "data_dir", "in_memory_gib"}
         skip |= {"samples", "likelihood_examples", "likelihood_probes", "likelihood_repeats", "evaluation_batch"}
-        skip |= {"sample_every", "tensorboard", "keep", "skip_limit", "microbatches", "remat", "fsdp"}
+        skip |= {"sample_every", "tensorboard", "keep", "skip_limit", "microbatches", "remat", "scan", "fsdp"}
         skip |= {"compile_cache", "coordinator", "processes", "process_id", "distributed"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in skip}
 

@@ -59,7 +59,12 @@ def peak_mib() -> float:
 
 
 def main(
-    name: Annotated[str, tyro.conf.Positional], batch: int = 8, repeats: int = 5, dtype: str = "f32", steps: int = 1
+    name: Annotated[str, tyro.conf.Positional],
+    batch: int = 8,
+    repeats: int = 5,
+    dtype: str = "f32",
+    steps: int = 1,
+    scan: bool = False,
 ) -> None:
     """Time one network.
 
@@ -69,9 +74,10 @@ def main(
         repeats: timed calls of each kind.
         dtype: f32 or bf16, of the computation; parameters are f32.
         steps: training steps inside one compiled call.
+        scan: compile one of the blocks that are alike and loop over them.
     """
     make, shape, classes = NETWORKS[name]
-    apply, params = ss.nn.functional(make(shape, key=jax.random.key(0)), dtype=DTYPES[dtype])
+    apply, params = ss.nn.functional(make(shape, scan=scan, key=jax.random.key(0)), dtype=DTYPES[dtype])
     x, c = jax.random.normal(jax.random.key(1), (batch, *shape)), jnp.linspace(-1, 1, batch)
     cond = jax.random.randint(jax.random.key(2), (batch,), 0, classes) if classes else None
     optimizer = optax.adam(LEARNING_RATE)
