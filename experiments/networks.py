@@ -130,7 +130,7 @@ class Kind:
     """A word of --network."""
 
     make: Callable[..., Any]
-    """(event shape, width=, depth=, dropout=, remat=, scan=, labels=, key=, and the waves if it has them) -> network."""
+    """(event shape, width=, depth=, dropout=, remat=, scan=, labels=, key=, and waves if it has them) -> network."""
     width: int
     """Its usual width and depth, where the data's preset has another network."""
     depth: int

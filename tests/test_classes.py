@@ -122,8 +122,8 @@ def test_data_without_classes_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"--condition-drop must be in \[0, 1\], got 1.5"):
         Config(condition_drop=1.5).check()
     save_run(tmp_path / "run")
-    flags = sample.Flags(tmp_path / "run", tmp_path / "x.npz", label=3)
-    with pytest.raises(InputError, match="knows no classes: drop --label and --guidance"):
+    flags = sample.Flags(checkpoint=tmp_path / "run", out=tmp_path / "x.npz", label=3)
+    with pytest.raises(InputError, match="knows no classes: drop --label"):
         sample.program(flags, None)
 
 
@@ -138,7 +138,9 @@ def test_a_conditional_run_from_training_to_samples(tmp_path, monkeypatch):
     assert report["classes"]["classifier"]["examples"] == 20 and report["classes"]["weights"] == ["1", "3"]
     assert (tmp_path / "run" / "figures" / "classes.png").stat().st_size > 2000
     assert "## Classes" in (tmp_path / "run" / "report.md").read_text()
-    flags = sample.Flags(tmp_path / "run", tmp_path / "x.npz", n=8, label=3, guidance=2.0, evaluations=10)
+    flags = sample.Flags(
+        checkpoint=tmp_path / "run", out=tmp_path / "x.npz", n=8, label=3, guidance=2.0, evaluations=10
+    )
     sample.program(flags, console)
     with np.load(tmp_path / "x.npz") as stored:
         assert stored["arr_0"].shape == (8, 8, 8, 1)

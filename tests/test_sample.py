@@ -20,9 +20,10 @@ from small import save_run
 import scoresde as ss
 from experiments import draws, evaluate, opening
 from experiments.data import Data
+from experiments.drawing import BEST, GRIDS, SOLVERS
 from experiments.files import InputError
 from experiments.opening import open_run
-from experiments.sample import BEST, GRIDS, SOLVERS, Flags, program, table_of
+from experiments.sample import Flags, program
 from experiments.setup import Config
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def points(tmp_path_factory):
 
 def sample(folder, out, **flags):
     text = io.StringIO()
-    program(Flags(folder, out, **{"n": 6, "evaluations": 4} | flags), Console(file=text, width=500))
+    program(Flags(checkpoint=folder, out=out, **{"n": 6, "evaluations": 4} | flags), Console(file=text, width=500))
     return text.getvalue()
 
 
@@ -156,7 +157,7 @@ from rich.console import Console
 from experiments import evaluate, sample
 run, out = map(Path, sys.argv[1:])
 assert jax.device_count() == 8
-sample.program(sample.Flags(run, out / "a.npz", n=20, evaluations=4, batch=16), Console(quiet=True))
+sample.program(sample.Flags(checkpoint=run, out=out / "a.npz", n=20, evaluations=4, batch=16), Console(quiet=True))
 flags = evaluate.Flags(run, out / "e.json", examples=11, samples=0, probes=1, repeats=1, evaluations=5)
 evaluate.program(flags, Console(quiet=True))
 """
@@ -187,7 +188,7 @@ def test_eight_devices_make_the_samples_and_likelihoods_of_one(points, tmp_path)
 def test_evaluations_are_met_or_the_most_below(solver):
     sde = ss.VP()
     for wanted in (7, 12):
-        table = table_of(Flags(Path(), Path("a.npz"), solver=solver, evaluations=wanted), sde)
+        table = Flags(checkpoint=Path(), out=Path("a.npz"), solver=solver, evaluations=wanted).table(sde)
         step = {"heun": 2, "dpm-single": 2, "seeds": 2, "predictor-corrector": 2}.get(solver, 1)
         assert wanted - step < table.num_evals <= wanted
         assert table.times[0] == sde.t_max and table.times[-1] == pytest.approx(sde.t_min)
@@ -197,8 +198,8 @@ def test_each_word_is_the_library_s_table():
     sde = ss.Cosine()
 
     def same(flags, expected):
-        flags = Flags(Path(), Path("a.npz"), evaluations=6, **flags)
-        jax.tree.map(np.testing.assert_array_equal, table_of(flags, sde), expected)
+        flags = Flags(checkpoint=Path(), out=Path("a.npz"), evaluations=6, **flags)
+        jax.tree.map(np.testing.assert_array_equal, flags.table(sde), expected)
 
     same({"solver": "unipc"}, ss.unipc(sde, ss.log_snr_grid(sde, 6)))
     same({"solver": "unipc", "grid": "uniform"}, ss.unipc(sde, ss.uniform_grid(sde, 6)))
@@ -231,7 +232,7 @@ def test_mistakes_are_one_line_each(digits_run, points, tmp_path):
         ({"checkpoint": points, "out": tmp_path / "folder"}, r"shape \(2,\) are no images"),
     ):
         with pytest.raises(InputError, match=message) as raised:
-            program(dataclasses.replace(Flags(folder, out), **flags), Console(quiet=True))
+            program(dataclasses.replace(Flags(checkpoint=folder, out=out), **flags), Console(quiet=True))
         assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
     assert set(GRIDS) >= {solver.grid for solver in SOLVERS.values()}
