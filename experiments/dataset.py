@@ -105,15 +105,24 @@ class Data:
         `noise` is u in [0, 1), shaped like x; None puts integers in the middle of their bins. Measurements need
         none and ignore it.
         """
+        y = self.elements(x, noise)
+        return y if self.whitening is None else jnp.matmul(y, jnp.asarray(self.whitening, y.dtype), precision="highest")
+
+    def elements(self, x: ArrayLike, noise: ArrayLike | None = None) -> jax.Array:
+        """The same before W mixes the columns of a table, so that each element depends on its own raw value alone."""
         x = jnp.asarray(x, dtype=float)
         if self.levels is not None:
             x = x + (0.5 if noise is None else jnp.asarray(noise, x.dtype))
         y = self._standardised(x)
-        if self.powers is not None:
-            y = self.powers.forward(y)
+        return y if self.powers is None else self.powers.forward(y)
+
+    def unmixed(self, y: ArrayLike) -> jax.Array:
+        """Points (n, *event) in model units as ``elements``, traceable and linear."""
+        y = jnp.asarray(y)
         if self.whitening is None:
             return y
-        return jnp.matmul(y, jnp.asarray(self.whitening, x.dtype), precision="highest")
+        inverse = np.linalg.inv(np.asarray(self.whitening, np.float64))
+        return jnp.matmul(y, jnp.asarray(inverse, y.dtype), precision="highest")
 
     def from_model(self, y: ArrayLike, *, round_levels: bool = True) -> np.ndarray:
         """Raw values of points (n, *event) in model units, on the host.
@@ -121,9 +130,7 @@ class Data:
         Integers are rounded down to their bin and clipped to 0..levels-1; with `round_levels=False` they stay
         real numbers, where the middle of a bin is its level (for pictures of a path).
         """
-        y = np.asarray(y, np.float32)
-        if self.whitening is not None:
-            y = y @ np.linalg.inv(self.whitening).astype(np.float32)
+        y = np.asarray(self.unmixed(np.asarray(y, np.float32)))
         if self.powers is not None:
             y = np.asarray(self.powers.inverse(jnp.asarray(y)))
         x = y * np.asarray(self.scale, np.float32) + self.shift.astype(np.float32)

@@ -56,6 +56,9 @@ GRIDS: dict[str, Callable[[ss.SDE, int], np.ndarray]] = {
 }
 
 
+SolverWord = Annotated[str, tyro.conf.arg(metavar="{" + ",".join((BEST, *SOLVERS)) + "}")]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawingFlags:
     """The flags of every program that draws from a trained model."""
@@ -64,7 +67,7 @@ class DrawingFlags:
     """Folder of a run, or its checkpoint."""
     out: Path
     """Where the result goes."""
-    solver: Annotated[str, tyro.conf.arg(metavar="{" + ",".join((BEST, *SOLVERS)) + "}")] = BEST
+    solver: SolverWord = BEST
     """The solver; best is deterministic and chooses its grid."""
     evaluations: int = 20
     """Network evaluations a sample; where a solver cannot take so many exactly, the nearest number below."""

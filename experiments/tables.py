@@ -25,7 +25,7 @@ MISSING = ("", "nan", "na", "n/a", "null")
 def read_csv(name: str, options: Options) -> Raw:
     """A numeric table, .csv or .csv.gz."""
     path = existing(name)
-    values, header = _cells(path, _masked(options))
+    values, header = read_cells(path, _masked(options))
     return _raw(path, values, header, options)
 
 
@@ -57,7 +57,7 @@ def _masked(options: Options) -> bool:
     return options.missing == "mask"
 
 
-def _cells(path: Path, masked: bool = False) -> tuple[np.ndarray, list[str]]:
+def read_cells(path: Path, masked: bool = False) -> tuple[np.ndarray, list[str]]:
     """The numbers (rows, columns) of a text table, NaN where `masked` allows a missing one, and its header or []."""
     columns, header, flat = 0, [], array("d")
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
@@ -177,7 +177,7 @@ def _test_rows(path: Path, n: int, options: Options) -> tuple[np.ndarray | None,
         if options.split:
             raise InputError(f"--split {options.split} chooses a column of a test mask; give one with --test-mask")
         return None, []
-    mask, _ = _cells(file)
+    mask, _ = read_cells(file)
     if len(mask) != n or not np.isin(mask, (0, 1)).all():
         raise InputError(f"{file} has {len(mask)} rows for the {n} of {path}; expected 0 or 1 for each row")
     if not 0 <= options.split < mask.shape[1]:

@@ -1,0 +1,214 @@
+"""Draws from the posterior of examples of which something was measured, by any trained model.
+
+    python -m experiments.inverse --checkpoint runs/digits-vp --operator box --method mmps --out FOLDER
+    python -m experiments.inverse --checkpoint runs/table-vp --input FILE.csv --out FOLDER
+
+The first takes held-out examples, measures them by a word of ``experiments.measurements`` with noise, and compares the
+draws with the truth; the second fills in what is missing (NaN, or empty cells) in a file. FOLDER then holds
+
+    draws.npz      ``draws`` (n, each, *event) and, where they exist, ``truth``, ``measured`` (least squares): raw units
+    restored.png   truth, measurement, draws, their mean and standard deviation
+    report.json    what was done and how far the draws are from the truth, in standard deviations of the data
+
+Draw k of example i depends on the seed, i and k; that of repaint, diffpir and twisted on --batch too. A job that was
+stopped continues with the same command.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+
+import scoresde as ss
+from experiments import beside, commands, machine, measurements
+from experiments.batches import Parts, Work, finished, parts_of, rows, spread_score
+from experiments.data import Data, InputError
+from experiments.drawing import DrawingFlags, SolverWord, class_count
+from experiments.likelihoods import of_rows
+from experiments.measurements import Problem
+from experiments.opening import Opened, examples, open_run
+from experiments.setup import one_of
+from experiments.writing import write_arrays, write_json
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "dps": ss.inverse.dps,
+    "mmps": ss.inverse.mmps,
+    "pigdm": ss.inverse.pigdm,
+    "reconstruction": ss.inverse.reconstruction,
+    "replacement": ss.inverse.replacement,
+    "tmpd": ss.inverse.tmpd,
+}
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "diffpir": ss.inverse.diffpir,
+    "repaint": ss.inverse.repaint,
+    "twisted": ss.inverse.twisted_smc,
+}
+SHOWN = 5
+OF_UNIT_DATA = ("pigdm", "twisted")  # which are told the standard deviation of the data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(DrawingFlags):
+    """Restore what was measured in part: inpainting, super-resolution, imputation, by draws from the posterior."""
+
+    out: Path
+    """Folder to write."""
+    operator: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(measurements.OPERATORS) + "}")] = None
+    """What is measured of held-out examples; box by default."""
+    input: Path | None = None
+    """A file of your examples instead, .npy .npz .csv, in which what is missing is NaN or an empty cell."""
+    method: Annotated[str, tyro.conf.arg(metavar="{" + ",".join((*METHODS, *SAMPLERS)) + "}")] = "mmps"
+    """How the posterior is drawn from."""
+    noise: float = 0.05
+    """Standard deviation of the noise of the measurement, in those of the data."""
+    keep: float = 0.5
+    """random, fourier, compressed: the share that is measured."""
+    factor: int = 2
+    """downsample: pixels a side of a block."""
+    std: float = 1.0
+    """blur: in pixels."""
+    missing: str | None = None
+    """columns: those that are missing, by number from 1, such as 2,5; span: what is missing, START:STOP."""
+    n: int = 8
+    """Held-out examples, the first ones."""
+    each: int = 8
+    """Draws for each example."""
+    label: int | None = None
+    """Class of all, of a model trained with --condition class; by default none is told."""
+    data_dir: Path | None = None
+    """Where the files of mnist, fashion-mnist and cifar10 are; by default where the run had them."""
+    solver: SolverWord = "ancestral"
+    """For the methods that are scores; the others (diffpir, repaint, twisted) are samplers of their own."""
+    evaluations: int = 100
+    """Of the guided score for each draw."""
+
+    def check(self) -> None:
+        """Raise InputError for the first flag that cannot be."""
+        super().check()
+        self.at_least(n=1, each=2, factor=1)
+        one_of("method", self.method, (*METHODS, *SAMPLERS))
+        one_of("operator", self.operator or "box", measurements.OPERATORS)
+        for name in ("noise", "std"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.keep <= 1:
+            raise InputError(f"--keep must be in (0, 1], got {self.keep}")
+        if self.input is not None and self.operator is not None:
+            raise InputError("--input brings its own missing values: drop --operator")
+        if self.missing is not None and self.operator not in ("columns", "span"):
+            raise InputError("--missing is for --operator columns or span")
+        if self.out.suffix:
+            raise InputError(f"--out {self.out} must be a folder")
+
+
+def _draws(flags: Flags, opened: Opened, score: Any, problem: Problem, name: str, work: Work) -> np.ndarray:
+    """Points (m, each, *event) in model units."""
+    data, model, m = opened.data, opened.model, len(problem.y)
+    sde, key = model.sde, jax.random.fold_in(jax.random.key(flags.seed), 1)
+    y, which = np.repeat(problem.y, flags.each, axis=0), np.repeat(problem.where, flags.each)
+    known = None if flags.label is None else np.full(len(y), flags.label, np.int32)
+    score_of = of_rows(spread_score(score), known)
+    options = {"sigma_data": model.precond.sigma_data} if flags.method in OF_UNIT_DATA else {}
+    table = ss.with_denoising(sde, flags.table(sde, model.precond.sigma_data))
+    number = int(which[0]) * flags.each
+
+    def job(first: int, size: int) -> dict[str, Any]:
+        shape = (size, *data.event_shape)
+        measured = problem.operator, jnp.asarray(rows(y, first, size)), flags.noise
+        if flags.method in METHODS:
+            guided = METHODS[flags.method](sde, score_of(first, size), *measured, **options)
+            return {"x": ss.sample(key, guided, table, shape, first=number + first)}
+        grid = ss.log_snr_grid(sde, flags.evaluations)
+        own = jax.random.fold_in(key, number + first)
+        sampler = SAMPLERS[flags.method]
+        return {"x": sampler(own, sde, score_of(first, size), *measured, grid, shape=shape, **options)}
+
+    return work.run(name, job, len(y))["x"].reshape(m, flags.each, *data.event_shape)
+
+
+def _problems(flags: Flags, opened: Opened) -> tuple[list[Problem], np.ndarray | None, int]:
+    """What is measured, the truth where it is known, and of how many examples."""
+    data = opened.data
+    if flags.input is None:
+        flags = dataclasses.replace(flags, operator=flags.operator or "box")
+        truth = examples(opened.config, data_dir=flags.data_dir).held_out[: flags.n]
+        return measurements.measured(flags, data, truth), truth, len(truth)
+    x = measurements.read(flags.input, data)
+    return measurements.incomplete(data, x), None, len(x)
+
+
+def program(flags: Flags, console: Console) -> None:
+    """Measure, draw, compare, write, and say where."""
+    started = time.monotonic()
+    flags.check()
+    opened = open_run(flags.checkpoint)
+    data, (params, which) = opened.data, opened.parameters(raw=flags.raw)
+    class_count(opened, flags.label)
+    problems, truth, count = _problems(flags, opened)
+    asked = ("operator", "input", "method", "noise", "keep", "factor", "std", "missing", "each", "label", "evaluations")
+    plan = flags.plan(opened, params) | {name: getattr(flags, name) for name in asked} | {"n": count}
+    report = flags.out / "report.json"
+    if finished(flags.out, report, plan):
+        return console.print(f"{flags.out} is complete; nothing to do", highlight=False)
+    console.print(f"{flags.checkpoint}, {which}; {flags.method} on {count} examples of {data.name}", highlight=False)
+    score, parts = opened.model.score(params), Parts(parts_of(flags.out), plan)
+    work = Work(flags.batch if len(problems) == 1 else flags.each, parts, console)
+    draws = np.empty((count, flags.each, *data.event_shape), np.float32)
+    before = np.empty((count, *data.event_shape), np.float32)
+    for i, problem in enumerate(problems):
+        draws[problem.where] = _draws(flags, opened, score, problem, f"draws{i or ''}", work)
+        before[problem.where] = problem.least_squares(data.event_shape)
+    if not np.isfinite(draws).all():
+        parts.remove()
+        raise InputError(f"--method {flags.method}: some draws are not finite; take more --evaluations or --noise")
+    result: dict[str, Any] = {"plan": plan, "checkpoint": str(flags.checkpoint)}
+    if truth is not None:
+        result["compared"] = measurements.compared(data, problems[0], draws, truth, flags.noise)
+    _write(flags, data, draws, before, truth)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    write_json(report, result | machine.environment("inverse"))
+    parts.remove()
+    for name, value in result.get("compared", {}).items():
+        console.print(f"{name.replace('_', ' '):14s} {value:.3f}", highlight=False)
+    console.print(f"{result['seconds']} s; {flags.out / 'restored.png'}, draws.npz, report.json", highlight=False)
+    return None
+
+
+def _write(flags: Flags, data: Data, draws: np.ndarray, before: np.ndarray, truth: np.ndarray | None) -> None:
+    """The arrays and the picture, in raw units."""
+    flat = draws.reshape(-1, *draws.shape[2:])
+    raw = data.from_model(flat, round_levels=False).reshape(draws.shape)
+    arrays = {
+        "draws": data.from_model(flat).reshape(draws.shape),
+        "measured": data.from_model(before, round_levels=False),
+    }
+    columns: list[beside.Column] = [("Measured", "least squares", arrays["measured"][:, None])]
+    columns += [("Draws", f"{flags.method}, {flags.evaluations} evaluations", raw[:, : min(flags.each, SHOWN)])]
+    columns += [("Mean", f"of {flags.each}", raw.mean(axis=1, keepdims=True))]
+    if truth is not None:
+        arrays["truth"] = truth
+        columns.insert(0, ("Truth", "", truth[:, None].astype(np.float32)))
+    try:
+        flags.out.mkdir(parents=True, exist_ok=True)
+        write_arrays(flags.out / "draws.npz", arrays)
+        like = raw.reshape(flat.shape) if truth is None else truth
+        beside.picture(flags.out / "restored.png", columns, data.levels, like)
+    except OSError as error:
+        raise InputError(f"cannot write {flags.out}: {error.strerror or error}; choose another --out") from None
+
+
+def main() -> None:
+    """Command line; see ``commands.main``."""
+    commands.main(Flags, "inverse", program)
+
+
+if __name__ == "__main__":
+    main()
