@@ -100,10 +100,25 @@ class Measurement:
         return s, data, residual, v, pull(adjoint(v))[0]
 
 
-def conjugate_gradients(matrix: Map, b: jax.Array, iterations: ArrayLike) -> jax.Array:
-    """The solution of ``matrix`` u = b for a positive symmetric map, after at most so many iterations."""
-    solution, _ = jax.scipy.sparse.linalg.cg(matrix, b, tol=TOLERANCE, maxiter=iterations)  # pyright: ignore[reportArgumentType]
-    return solution
+def conjugate_gradients(matrix: Map, b: jax.Array, iterations: ArrayLike, floor: ArrayLike = 0.0) -> jax.Array:
+    """The solution of ``matrix`` u = b for a symmetric map with eigenvalues above ``floor``, by at most so many steps.
+
+    It stops before a direction p of curvature p.matrix(p) <= floor |p|^2, which such a map does not have. The Jacobian
+    of a trained network is not quite symmetric and has negative eigenvalues, which would send the solution anywhere.
+    """
+
+    def step(_: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        u, r, p, rr, on = carry
+        q = matrix(p)
+        curvature = jnp.sum(p * q)
+        on = on & (curvature > floor * jnp.sum(p * p)) & (rr > TOLERANCE**2 * bb)
+        a = jnp.where(on, rr / jnp.where(on, curvature, 1), 0)
+        u, r = u + a * p, r - a * q
+        new = jnp.sum(r * r)
+        return u, r, r + new / jnp.where(rr > 0, rr, 1) * p, new, on
+
+    bb = jnp.sum(b * b)
+    return jax.lax.fori_loop(0, iterations, step, (jnp.zeros_like(b), b, b, bb, bb > 0))[0]
 
 
 def spread(sde: SDE, t: jax.Array, sigma_data: float | jax.Array) -> jax.Array:

@@ -89,11 +89,12 @@ def tmpd(sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: floa
     return _score(_row_sums if diagonal else _matrix, sde, score, operator, y, sigma_y)
 
 
-def mmps(sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: float, *, iterations: int = 5) -> Score:
+def mmps(sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: float, *, iterations: int = 3) -> Score:
     """Moment matching posterior sampling: tmpd's V, inverted by conjugate gradients; the arguments as for ``dps``.
 
     Rozet et al., "Learning diffusion priors from observations by expectation maximization" (2024), section 3.2. Each
-    iteration costs one product with J^T; more are needed as sigma_y becomes small beside the data.
+    iteration costs one product with J^T; more are needed as sigma_y becomes small beside the data, if the score is
+    exact: that of a trained network has directions of negative variance, before which the iterations stop.
     """
     return _score(_mmps, sde, score, operator, y, sigma_y, whole("iterations", iterations))
 
@@ -208,7 +209,7 @@ def _mmps(
     m: Measurement, t: Any, residual: jax.Array, push: Any, adjoint: Any, pull: Any, iterations: Any
 ) -> jax.Array:
     covariance = _tweedie(m, t, push, adjoint, pull)
-    return conjugate_gradients(lambda u: covariance(u) + m.sigma_y**2 * u, residual, iterations)
+    return conjugate_gradients(lambda u: covariance(u) + m.sigma_y**2 * u, residual, iterations, m.sigma_y**2)
 
 
 def _proximal(m: Measurement, strength: Any, iterations: Any, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
