@@ -37,22 +37,18 @@ from experiments.setup import one_of
 from experiments.writing import write_arrays, write_json
 
 NEEDS = {"translate": "label", "direction": "attribute", "denoise": "noise", "panorama": "canvas", "outpaint": "canvas"}
-READS = {
+REAL = tuple(edit for edit in EDITS if edit != "panorama")
+READS = dict.fromkeys(("attribute", "against", "amount", "shrinkage", "latents"), ("direction",)) | {
     "strength": ("sdedit",),
     "label": ("sdedit", "translate"),
     "guidance": ("sdedit", "translate"),
     "between": ("interpolate",),
-    "attribute": ("direction",),
-    "against": ("direction",),
-    "amount": ("direction",),
-    "shrinkage": ("direction",),
-    "latents": ("direction",),
     "noise": ("denoise",),
     "blind": ("denoise",),
     "canvas": ("panorama", "outpaint"),
     "stride": ("panorama", "outpaint"),
-    "examples": tuple(edit for edit in EDITS if edit != "panorama"),
-    "input": tuple(edit for edit in EDITS if edit != "panorama"),
+    "examples": REAL,
+    "input": REAL,
 }
 
 

@@ -76,12 +76,12 @@ class Job:
         return ss.given(ss.guidance.classifier_free(self.score, self.score, w), jnp.full(len(self.raw), label))
 
     def stage(self, name: str, title: str, detail: str, y: Any) -> Stage:
-        """Of points y (m, *event) in model units."""
-        return Stage(name, title, detail, self.data.from_model(np.asarray(y)))
+        """Of points y (m, *event) in model units; integers are rounded to their levels except under noise."""
+        return Stage(name, title, detail, self.data.from_model(np.asarray(y), round_levels=name != "noisy"))
 
     def before(self) -> Stage:
         shown = ", ".join(map(str, self.numbers))
-        return Stage("before", "Before", f"examples {shown}" if self.numbers else "", self.raw)
+        return Stage("before", "Before", f"examples {shown}", self.raw)
 
 
 def sdedit(job: Job) -> tuple[list[Stage], dict[str, Any]]:
@@ -103,7 +103,7 @@ def translate(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     target = job.of_class(job.flags.label)
     flow = _succeeded(ss.editing.translated(job.sde, known, target, job.x, **job.flow))
     detail = f"as class {job.flags.label}, guidance {job.flags.guidance:g}"
-    return [job.before(), job.stage("after", "After", detail, flow.x)], _evaluations(flow)
+    return [job.before(), job.stage("after", "After", detail, flow.x)], {"num_evals": float(np.mean(flow.num_evals))}
 
 
 def interpolate(job: Job) -> tuple[list[Stage], dict[str, Any]]:
@@ -112,11 +112,9 @@ def interpolate(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     way = np.asarray(ss.editing.interpolated(job.sde, job.score, a, b, weights, **job.flow))
     if not np.all(np.isfinite(way)):
         raise InputError("the probability flow of some examples did not reach its end: choose other --examples")
-    names = [str(n) for n in job.numbers] or [str(i) for i in range(len(job.raw))]
-    return [
-        job.stage(f"way_{i}", f"From {names[2 * i]} to {names[2 * i + 1]}", "slerp of the latents", way[:, i])
-        for i in range(len(a))
-    ], {}
+    pairs = zip(job.numbers[::2], job.numbers[1::2], strict=True)
+    titles = [f"From example {first} to {second}" for first, second in pairs]
+    return [job.stage(f"way_{i}", title, "slerp of the latents", way[:, i]) for i, title in enumerate(titles)], {}
 
 
 def direction(job: Job) -> tuple[list[Stage], dict[str, Any]]:
@@ -146,6 +144,12 @@ def direction(job: Job) -> tuple[list[Stage], dict[str, Any]]:
 def denoise(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     key_noise, key_probes, key_draw = jax.random.split(job.key, 3)
     sde, x, s = job.sde, job.x, job.flags.noise
+
+    def table_from(level: float) -> ss.Table:
+        return job.table(ss.editing.shortened(sde, float(ss.editing.noise_time(sde, level))))
+
+    if not np.any(table_from(s).commit.s):
+        raise InputError(f"--solver {job.flags.solver} adds no noise: for draws given y take one that does: ancestral")
     n = jnp.stack([jax.random.normal(jax.random.fold_in(key_noise, i), x.shape[1:]) for i in range(len(x))])
     y = x + s * n
     levels, found = jnp.full(len(x), s), {"noise": s}
@@ -158,8 +162,7 @@ def denoise(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     mean = ss.editing.denoised(sde, job.score, y, levels)
     draws = []
     for i, level in enumerate(np.asarray(levels, float)):  # each with the table of its level, of one shape
-        part = ss.editing.shortened(sde, float(ss.editing.noise_time(sde, level)))
-        row, table = y[i : i + 1], job.table(part)
+        row, table = y[i : i + 1], table_from(level)
         draws.append(ss.editing.denoised_samples(key_draw, sde, job.score, row, level, table, first=i))
     stages, shown = [job.before()], [("noisy", "With noise", y), ("mean", "E[x | y]", mean)]
     shown.append(("draw", "A draw from p(x | y)", jnp.concatenate(draws)))
@@ -233,10 +236,6 @@ def _succeeded(flow: ss.Flow) -> ss.Flow:
     if flow.message:
         raise InputError(f"the probability flow: {flow.message}")
     return flow
-
-
-def _evaluations(flow: ss.Flow) -> dict[str, Any]:
-    return {"num_evals": float(np.mean(flow.num_evals))}
 
 
 EDITS: dict[str, Callable[[Job], tuple[list[Stage], dict[str, Any]]]] = {

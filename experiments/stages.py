@@ -8,7 +8,7 @@ from experiments.edits import Stage
 from experiments.figures import scale
 from experiments.panels import GAP, REAL, SAMPLE, Page, draw, frame, grid, is_image, label, save, shades, views
 
-MARGIN, HEAD, SPACE, WIDEST, SIDE = 40, 58, 40, 1600, 344
+MARGIN, HEAD, SPACE, WIDEST, LARGEST, SIDE = 40, 58, 40, 1000, 12, 344
 
 
 def picture(path: Path, stages: list[Stage], levels: int | None) -> None:
@@ -22,8 +22,7 @@ def picture(path: Path, stages: list[Stage], levels: int | None) -> None:
 def _images(path: Path, stages: list[Stage], ends: tuple[float, float]) -> None:
     tiles = [shades(stage.x, *(stage.ends or ends)) for stage in stages]
     widest = max(len(t) * t.shape[2] for t in tiles)
-    most = max(map(len, tiles))
-    zoom = max(1, min(64 // max(t.shape[2] for t in tiles) or 1, (WIDEST - most * GAP) // widest))
+    zoom = min(LARGEST, max(1, (WIDEST - max(map(len, tiles)) * GAP) // widest))
     strips = [grid(t, len(t), zoom) for t in tiles]
     height = sum(len(strip) + HEAD + SPACE for strip in strips)
     page = Page(2 * MARGIN + max(420, max(strip.shape[1] for strip in strips)), MARGIN + height)

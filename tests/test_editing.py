@@ -138,25 +138,36 @@ def test_a_step_along_the_direction_turns_one_class_into_the_other():
 
 
 def noisy():
-    """A mixture, three observations y at three levels s of noise, and what is then known of x."""
-    mixture, s = two_modes(), np.array([0.1, 0.6, 2.0])
-    y = float64([[-1.0, 0.4], [0.1, 0.2], [0.7, -2.0]])
-    return mixture, y, s, [mixture.posterior(np.eye(2), *pair) for pair in zip(y, s.tolist(), strict=True)]
+    """A mixture, three observations y and their levels s of noise."""
+    return two_modes(), float64([[-1.0, 0.4], [0.1, 0.2], [0.7, -2.0]]), np.array([0.1, 0.6, 2.0])
+
+
+def log_joint(mixture, y, s):
+    """log w_k p(y | k, s) of y (B, D) and s (n,), in NumPy: (B, n, K)."""
+    y, means, stds, weights = (np.asarray(v, np.float64) for v in (y, mixture.means, mixture.stds, mixture.weights))
+    variances = stds**2 + np.asarray(s)[:, None] ** 2
+    squares = np.sum((y[:, None] - means) ** 2, 2)
+    return np.log(weights) - 0.5 * (squares[:, None] / variances + y.shape[1] * np.log(2 * np.pi * variances))
 
 
 @every_sde
 def test_denoised_is_the_posterior_mean(x64, sde):
-    mixture, y, s, truth = noisy()
-    score, means = mixture.score(sde), np.stack([p.mean for p in truth])
+    mixture, y, s = noisy()
+    joint = np.stack([log_joint(mixture, y[i : i + 1], s[i : i + 1])[0, 0] for i in range(3)])
+    r = np.exp(joint - joint.max(1, keepdims=True))
+    kept = np.asarray(1 / (1 + (s[:, None] / mixture.stds[None]) ** 2))[..., None]
+    towards = mixture.means[None] + kept * (y[:, None] - mixture.means[None])
+    means = np.sum((r / r.sum(1, keepdims=True))[..., None] * towards, 1)
+    score = mixture.score(sde)
     np.testing.assert_allclose(editing.denoised(sde, score, y, s), means, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(editing.denoised(sde, score, y[1:2], 0.6), means[1:2], rtol=1e-5, atol=1e-6)
 
 
 @slow
 def test_the_spread_of_the_denoised_is_the_posterior_s(x64):
-    sde, (mixture, y, s, truth) = ss.VP(), noisy()
-    score, covariances = mixture.score(sde), np.stack([p.covariance for p in truth])
-    stds = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    sde, (mixture, y, s) = ss.VP(), noisy()
+    covariances = np.stack([mixture.posterior(np.eye(2), *pair).covariance for pair in zip(y, s.tolist(), strict=True)])
+    score, stds = mixture.score(sde), np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
     np.testing.assert_allclose(editing.denoised_std(KEY, sde, score, y, s), stds, rtol=1e-5)
     many = editing.denoised_std(KEY, sde, score, y, s, probes=4000)  # z_1 (J z)_1 = J_11 + J_12 z_1 z_2
     error = 5 * np.abs(covariances[:, :1, 1]) / np.sqrt(4000)
@@ -191,9 +202,22 @@ def test_noise_outside_the_sde_is_refused_with_its_range():
 
 
 def log_evidence(mixture, y, s):
-    """log p(y | s) of each y (B, D) and s (n,): the mixture broadened, (B, n)."""
-    broad = [ss.GaussianMixture(mixture.means, np.hypot(np.asarray(mixture.stds), v), mixture.weights) for v in s]
-    return np.stack([law.log_prob(y) for law in broad], 1)
+    """log p(y | s), (B, n)."""
+    return np.logaddexp.reduce(log_joint(mixture, y, s), axis=2)
+
+
+@slow
+def test_what_is_given_of_an_example_goes_with_it():
+    sde, cond, y = ss.VP(), np.array([0, 1, 1]), jnp.array([[-1.0, 2.0], [3.0, 0.1], [0.0, 0.0]])
+    known, alone = ss.given(of_class(sde), jnp.asarray(cond)), [ss.given(of_class(sde), jnp.array([c])) for c in (0, 1)]
+    levels = np.geomspace(0.05, 5, 10)
+    whole = editing.noise_level(KEY, sde, known, y, levels)
+    std = editing.denoised_std(KEY, sde, known, y, 0.7)
+    np.testing.assert_allclose(std, 1 / np.sqrt(1 / STDS[cond] ** 2 + 1 / 0.7**2), rtol=1e-4)
+    for i, c in enumerate(cond):
+        one = editing.noise_level(KEY, sde, alone[c], y[i : i + 1], levels, first=i)
+        np.testing.assert_allclose(one.log_likelihood[0], whole.log_likelihood[i], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(one.s[0], whole.s[i], rtol=1e-4)
 
 
 @pytest.mark.parametrize("sde", [ss.VP(), pytest.param(ss.VE(), marks=slow)], ids=name)

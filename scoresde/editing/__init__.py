@@ -15,7 +15,7 @@ An example x is data at t_min, in the units of the score. What is wanted decides
     colourisation                       ss.inverse with ss.operators.grey
     super-resolution, deblurring        ss.inverse with ss.operators.downsample, blur
 
-The last four are measurements y = A(x) + noise. Where the noise is large they too have a known level: that of y.
+The last four are measurements y = A(x) + noise.
 
 Conditions join a score by ``ss.given``. Everything may be called inside ``jit``; example i of a batch depends on
 (key, i), on its own row and on its own condition alone.

@@ -102,7 +102,9 @@ def noise_level(
     times, u = noise_time(sde, levels), np.log(levels)
     parts = max(8, math.ceil(2 * np.diff(u).max() * math.sqrt(2 * math.prod(y.shape[1:]))))
     tables = tuple(jnp.asarray(v, y.dtype) for v in (times, *_interpolation(u, parts)))
-    s, mean, std, profile, at_edge = _noise_level(key, sde, as_partial(score), y, tables, first, divergence, log_prior)
+    prior = None if log_prior is None else as_partial(log_prior)
+    found = _noise_level(key, sde, as_partial(score), y, tables, first, divergence, prior)
+    s, mean, std, profile, at_edge = found
     return NoiseLevel(s, mean, std, jnp.asarray(levels, y.dtype), profile[:, ::parts], at_edge)
 
 
@@ -122,7 +124,7 @@ def _interpolation(u: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray, n
     return np.concatenate(fine), np.concatenate(value), np.concatenate(integral)
 
 
-@partial(jax.jit, static_argnames=("divergence", "log_prior"))
+@partial(jax.jit, static_argnames="divergence")
 def _noise_level(
     key: jax.Array,
     sde: SDE,
@@ -131,7 +133,7 @@ def _noise_level(
     tables: tuple[jax.Array, ...],
     first: ArrayLike,
     divergence: Divergence,
-    log_prior: LogPrior | None,
+    log_prior: Partial | None,
 ) -> Any:
     times, fine, value, integral = tables
 

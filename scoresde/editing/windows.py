@@ -6,8 +6,9 @@ linear in the score, so that this is the mean of the scores themselves, for ever
 
     s(x, t)[place] = mean over windows W that hold the place of s_W(x[W], t)[place - corner of W].
 
-It is the canvas's own score where places are independent; otherwise no law has it exactly, and the windows agree as far
-as their overlap makes them. As a score it runs in every solver, and under ``ss.inverse`` with a part that is known
+It is the canvas's own score where places are independent. Otherwise it is a compromise, good for what looks alike
+wherever a window lies (textures, landscapes, sound); data with a fixed place in the frame, such as one digit in the
+middle, contradict themselves from window to window. As a score it runs in every solver, and under ``ss.inverse`` with a part that is known
 (outpainting: ``ss.operators.mask``).
 """
 
