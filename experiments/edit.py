@@ -229,7 +229,7 @@ def program(flags: Flags, console: Console) -> None:
     try:
         done, found = EDITS[flags.edit](job)
     except ValueError as error:
-        raise InputError(f"--edit {flags.edit}: {error}") from None
+        raise error if isinstance(error, InputError) else InputError(f"--edit {flags.edit}: {error}") from None
     if broken := [stage.name for stage in done if not np.all(np.isfinite(stage.x))]:
         raise InputError(f"{', '.join(broken)}: not finite; take more --evaluations or another --solver")
     _write(flags.out, done, job.data.levels)

@@ -46,18 +46,26 @@ def test_sdedit_draws_the_law_of_its_table_given_x(sde):
     mixture, x, share = shifted(), np.array([0.3, 2.0], np.float32), 0.5
     t = float(sde.time((1 - share) * sde.log_snr(sde.t_min) + share * sde.log_snr(sde.t_max)))
     part = editing.shortened(sde, t)
-    table, fine = (ss.ancestral(part, ss.log_snr_grid(part, n)) for n in (40, 400))
+    table = ss.ancestral(part, ss.log_snr_grid(part, 40))
     got = editing.sdedit(KEY, sde, score_on(sde, table, mixture), jnp.tile(x[None], (4000, 1)), table)
     for k in range(2):
         m, s = float(mixture.means[0, k]), float(mixture.stds[0])
         mean, std = gaussian_law(sde, table, m, s, start_of(sde, t, float(x[k])))
         assert_moments(got[:, k : k + 1], mean, std)
-        (a_t, s_t), (a, s_min) = spread(sde, t, s), spread(sde, sde.t_min, s)
-        start, noise = start_of(sde, t, float(x[k]))  # in the limit of small steps: Bayes' rule for x_min given x_t
-        gain = a_t / a * s_min**2 / s_t**2
-        mean, std = gaussian_law(sde, fine, m, s, (start, noise))
-        assert abs(mean - (a * m + gain * (start - a_t * m))) < 0.02 * std
-        assert abs(std / np.hypot(gain * noise, s_min * noise / s_t) - 1) < 0.02
+
+
+@slow
+@every_sde
+def test_sdedit_tends_to_the_posterior_under_more_noise(sde):
+    """x_min given x_t by Bayes' rule, x_t given x: what fine steps of the reverse SDE lead to."""
+    m, s, x = 1.5, 0.7, 0.3
+    t = float(sde.time(1.0))
+    part = editing.shortened(sde, t)
+    (a_t, s_t), (a, s_min), (start, noise) = spread(sde, t, s), spread(sde, sde.t_min, s), start_of(sde, t, x)
+    gain = a_t / a * s_min**2 / s_t**2
+    mean, std = gaussian_law(sde, ss.ancestral(part, ss.log_snr_grid(part, 400)), m, s, (start, noise))
+    assert abs(mean - (a * m + gain * (start - a_t * m))) < 0.02 * std
+    assert abs(std / np.hypot(gain * noise, s_min * noise / s_t) - 1) < 0.02
 
 
 @slow
@@ -155,8 +163,9 @@ def test_denoised_is_the_posterior_mean(x64, sde):
     mixture, y, s = noisy()
     joint = np.stack([log_joint(mixture, y[i : i + 1], s[i : i + 1])[0, 0] for i in range(3)])
     r = np.exp(joint - joint.max(1, keepdims=True))
-    kept = np.asarray(1 / (1 + (s[:, None] / mixture.stds[None]) ** 2))[..., None]
-    towards = mixture.means[None] + kept * (y[:, None] - mixture.means[None])
+    centres, stds = np.asarray(mixture.means), np.asarray(mixture.stds)
+    kept = (stds**2 / (stds**2 + s[:, None] ** 2))[..., None]
+    towards = centres + kept * (np.asarray(y)[:, None] - centres)
     means = np.sum((r / r.sum(1, keepdims=True))[..., None] * towards, 1)
     score = mixture.score(sde)
     np.testing.assert_allclose(editing.denoised(sde, score, y, s), means, rtol=1e-5, atol=1e-6)
