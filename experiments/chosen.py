@@ -1,4 +1,4 @@
-"""The examples that a command works on: of the held-out part by number, or from a file of the user."""
+"""The examples that are edited, of the held-out part by number or from a file of the user, and their classes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.data import Data, InputError
 from experiments.files import Options, existing, read_npz
+from experiments.opening import Opened
 from experiments.pictures import read_image
 
 
@@ -51,3 +52,19 @@ def _given(path: Path, data: Data) -> np.ndarray:
     if data.levels is not None and not (np.all(x == np.round(x)) and x.min() >= 0 and x.max() <= top):
         raise InputError(f"--input {path} must hold whole numbers in 0..{top}, the levels of {data.name}")
     return x
+
+
+def check_classes(flags: Any, opened: Opened, data: Data) -> None:
+    """Raise InputError unless the model and the data know the classes that the flags speak of."""
+    if flags.label is not None and opened.config.condition == "none":
+        raise InputError(f"{flags.checkpoint} knows no classes: drop --label, or train with --condition class")
+    if flags.guidance != 1 and flags.label is None:
+        raise InputError("--guidance is the weight of --label: give it too")
+    count = (data.labels and data.labels.classes) or 0
+    if flags.edit == "direction" and not count:
+        raise InputError(f"--edit direction needs data with classes; {data.name} has none")
+    for name in ("label", "attribute", "against"):
+        if (value := getattr(flags, name)) is not None and not 0 <= value < count:
+            raise InputError(f"--{name} must be in 0..{count - 1}, the classes of {data.name}, got {value}")
+    if flags.attribute is not None and flags.attribute == flags.against:
+        raise InputError(f"--attribute and --against must be two classes, got {flags.attribute} twice")

@@ -7,7 +7,7 @@
     interpolate   between the first and second example, the third and fourth, ...: --between pictures each
     direction     along the direction of the class --attribute among latents, of the others or of --against
     denoise       --noise, in the units of the model (data have standard deviation 1), added and removed; with --blind
-                  its level is estimated first, from each example alone
+                  its level is estimated first, from each example alone; with --as-is the examples are noisy already
     panorama      free samples on a --canvas larger than the model's examples
     outpaint      a --canvas around each example
 
@@ -29,9 +29,10 @@ from rich.console import Console
 
 from experiments import commands, machine, sample, stages
 from experiments.batches import finished
-from experiments.chosen import chosen
-from experiments.data import Data, InputError
-from experiments.edits import EDITS, Job, Stage
+from experiments.chosen import check_classes, chosen
+from experiments.data import InputError
+from experiments.edits import EDITS
+from experiments.job import Job, Stage
 from experiments.opening import Opened, digest, examples, open_run
 from experiments.setup import one_of
 from experiments.writing import write_arrays, write_json
@@ -45,6 +46,7 @@ READS = dict.fromkeys(("attribute", "against", "amount", "shrinkage", "latents")
     "between": ("interpolate",),
     "noise": ("denoise",),
     "blind": ("denoise",),
+    "as_is": ("denoise",),
     "canvas": ("panorama", "outpaint"),
     "stride": ("panorama", "outpaint"),
     "examples": REAL,
@@ -93,6 +95,8 @@ class Flags:
     """denoise: standard deviation of the noise, in the units of the model."""
     blind: bool = False
     """denoise: estimate the level of the noise from each example alone."""
+    as_is: bool = False
+    """denoise: the examples are noisy already, by --noise or, with --blind, by nobody knows how much; add none."""
     canvas: str | None = None
     """panorama, outpaint: size of the first axes of an example: 8x24."""
     stride: int | None = None
@@ -125,7 +129,7 @@ class Flags:
                 raise InputError(
                     f"--{field.name} has no meaning for --edit {self.edit}; it is for {', '.join(readers)}"
                 )
-        if (name := NEEDS.get(self.edit)) and getattr(self, name) is None:
+        if (name := NEEDS.get(self.edit)) and getattr(self, name) is None and not (self.as_is and self.blind):
             raise InputError(f"--edit {self.edit} needs --{name}")
         for name, low in {"n": 1, "evaluations": 1, "seed": 0, "between": 2, "latents": 4, "stride": 1}.items():
             if (value := getattr(self, name)) is not None and value < low:
@@ -147,22 +151,6 @@ class Flags:
         return sample.Flags(self.checkpoint, Path("a.npz"), **how)
 
 
-def _check_classes(flags: Flags, opened: Opened, data: Data) -> None:
-    """Whether the model and the data know the classes that the flags speak of."""
-    if flags.label is not None and opened.config.condition == "none":
-        raise InputError(f"{flags.checkpoint} knows no classes: drop --label, or train with --condition class")
-    if flags.guidance != 1 and flags.label is None:
-        raise InputError("--guidance is the weight of --label: give it too")
-    count = (data.labels and data.labels.classes) or 0
-    if flags.edit == "direction" and not count:
-        raise InputError(f"--edit direction needs data with classes; {data.name} has none")
-    for name in ("label", "attribute", "against"):
-        if (value := getattr(flags, name)) is not None and not 0 <= value < count:
-            raise InputError(f"--{name} must be in 0..{count - 1}, the classes of {data.name}, got {value}")
-    if flags.attribute is not None and flags.attribute == flags.against:
-        raise InputError(f"--attribute and --against must be two classes, got {flags.attribute} twice")
-
-
 def _job(flags: Flags, opened: Opened) -> Job:
     """The examples and the model, checked against each other."""
     data = opened.data
@@ -170,7 +158,7 @@ def _job(flags: Flags, opened: Opened) -> Job:
         source = examples(opened.config, data_dir=flags.data_dir)
         names = ("train", "held_out", "labels", "train_labels", "held_out_labels")
         data = dataclasses.replace(data, **{name: getattr(source, name) for name in names})
-    _check_classes(flags, opened, data)
+    check_classes(flags, opened, data)
     if flags.edit == "panorama":
         raw, numbers, classes = np.zeros((flags.n, *data.event_shape), data.train.dtype), [], None
     else:
@@ -210,7 +198,8 @@ def _show(found: dict[str, Any], console: Console) -> None:
     if estimates := found.get("estimates"):
         pairs = zip(estimates, found["posterior_std"], strict=True)
         estimated = ", ".join(f"{s:.3g} ± {error:.2g}" for s, error in pairs)
-        console.print(f"noise of standard deviation {found['noise']:g}; estimated: {estimated}", highlight=False)
+        truth = f"{found['noise']:g}" if "noise" in found else "unknown"
+        console.print(f"standard deviation of the noise: {truth}; estimated: {estimated}", highlight=False)
     numbers = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items() if isinstance(value, float)]
     if numbers:
         console.print(", ".join(numbers), highlight=False)

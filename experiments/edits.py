@@ -1,12 +1,9 @@
-"""The edits of ``experiments.edit``: each a function of a Job to what is shown, stage by stage, and its figures.
-
-All in model units, where data have unit standard deviation; a Stage holds raw units.
-"""
+"""The edits of ``experiments.edit``: each a function of a Job to its Result. All work in model units."""
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,77 +11,15 @@ import numpy as np
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments.data import Data, InputError
-from experiments.setup import Model
-from scoresde.editing.denoise import noise_range
+from experiments.data import InputError
+from experiments.denoising import denoise
+from experiments.job import Job, Result, Stage, succeeded
 from scoresde.sde import expand
 
-TOLERANCE = 1e-3  # of the probability flow, relative and absolute
-LEVELS, LEAST, MOST = 48, 0.01, 10.0  # noise levels looked at where it is unknown, in model units
-COLUMNS, PROBES = 256, 64  # dimensions up to which the spread is exact; random probes above
 KNOWN = 1e-3  # noise of a part that is kept, in model units
 
 
-class Stage(NamedTuple):
-    """Examples as they are at one step of an edit."""
-
-    name: str
-    title: str
-    detail: str
-    x: np.ndarray
-    """(m, *event) in raw units."""
-    ends: tuple[float, float] | None = None
-    """What is black and white, where it is not as for the data."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What an edit needs: the examples, the model, and the settings of the command line."""
-
-    key: jax.Array
-    flags: Any
-    data: Data
-    """With its examples."""
-    model: Model
-    score: Partial
-    raw: np.ndarray
-    """(n, *event), what is edited."""
-    numbers: list[int]
-    """What each example is called."""
-    classes: np.ndarray | None
-    """(n,) of a model that knows classes."""
-    table: Callable[[ss.SDE], ss.Table]
-    """The table of --solver for an SDE that ends where it is to begin."""
-
-    @property
-    def sde(self) -> ss.SDE:
-        return self.model.sde
-
-    @property
-    def x(self) -> jax.Array:
-        return self.data.to_model(self.raw)
-
-    @property
-    def flow(self) -> dict[str, Any]:
-        return {"rtol": TOLERANCE, "atol": TOLERANCE, "sigma_data": self.model.precond.sigma_data}
-
-    def of_class(self, label: int | None, *, guided: bool = True) -> Partial:
-        """The score of a class, with --guidance; without one that of all of them."""
-        if label is None:
-            return self.score
-        w = self.flags.guidance if guided else 1.0
-        return ss.given(ss.guidance.classifier_free(self.score, self.score, w), jnp.full(len(self.raw), label))
-
-    def stage(self, name: str, title: str, detail: str, y: Any) -> Stage:
-        """Of points y (m, *event) in model units; integers are rounded to their levels except under noise."""
-        return Stage(name, title, detail, self.data.from_model(np.asarray(y), round_levels=name != "noisy"))
-
-    def before(self) -> Stage:
-        shown = ", ".join(map(str, self.numbers))
-        return Stage("before", "Before", f"examples {shown}", self.raw)
-
-
-def sdedit(job: Job) -> tuple[list[Stage], dict[str, Any]]:
+def sdedit(job: Job) -> Result:
     sde, strength = job.sde, job.flags.strength
     log_snr = (1 - strength) * sde.log_snr(sde.t_min) + strength * sde.log_snr(sde.t_max)
     part = ss.editing.shortened(sde, min(float(sde.time(log_snr)), sde.t_max))
@@ -98,15 +33,15 @@ def sdedit(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     return [job.before(), job.stage("noisy", "With noise", detail, noisy), after], {"sigma_over_alpha": rho}
 
 
-def translate(job: Job) -> tuple[list[Stage], dict[str, Any]]:
+def translate(job: Job) -> Result:
     known = job.score if job.classes is None else ss.given(job.score, jnp.asarray(job.classes))
     target = job.of_class(job.flags.label)
-    flow = _succeeded(ss.editing.translated(job.sde, known, target, job.x, **job.flow))
+    flow = succeeded(ss.editing.translated(job.sde, known, target, job.x, **job.flow))
     detail = f"as class {job.flags.label}, guidance {job.flags.guidance:g}"
     return [job.before(), job.stage("after", "After", detail, flow.x)], {"num_evals": float(np.mean(flow.num_evals))}
 
 
-def interpolate(job: Job) -> tuple[list[Stage], dict[str, Any]]:
+def interpolate(job: Job) -> Result:
     a, b = job.x[::2], job.x[1::2]
     weights = np.linspace(0, 1, job.flags.between)
     way = np.asarray(ss.editing.interpolated(job.sde, job.score, a, b, weights, **job.flow))
@@ -117,7 +52,7 @@ def interpolate(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     return [job.stage(f"way_{i}", title, "slerp of the latents", way[:, i]) for i, title in enumerate(titles)], {}
 
 
-def direction(job: Job) -> tuple[list[Stage], dict[str, Any]]:
+def direction(job: Job) -> Result:
     flags, labels = job.flags, job.data.train_labels
     assert labels is not None
     rng = np.random.default_rng(flags.seed)
@@ -128,11 +63,11 @@ def direction(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     rows = [rng.choice(pool, min(len(pool), flags.latents // 2), replace=False) for pool in pools]
     x = job.data.to_model(job.data.train[np.sort(np.concatenate(rows))])
     has = np.isin(np.sort(np.concatenate(rows)), rows[0])
-    latents = _succeeded(ss.encode(job.sde, job.score, x, **job.flow)).x
+    latents = succeeded(ss.encode(job.sde, job.score, x, **job.flow)).x
     step = flags.amount * ss.editing.attribute_direction(latents, has, shrinkage=flags.shrinkage)
     stages, found = [job.before()], {"latents": [int(has.sum()), int((~has).sum())]}
     for share in (1 / 3, 2 / 3, 1.0):
-        flow = _succeeded(
+        flow = succeeded(
             ss.editing.edited(job.sde, job.score, job.x, lambda z, w=share: z + w * step[None], **job.flow)
         )
         amount = share * flags.amount
@@ -141,46 +76,7 @@ def direction(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     return stages, found
 
 
-def denoise(job: Job) -> tuple[list[Stage], dict[str, Any]]:
-    key_noise, key_probes, key_draw = jax.random.split(job.key, 3)
-    sde, x, s = job.sde, job.x, job.flags.noise
-
-    def table_from(level: float) -> ss.Table:
-        return job.table(ss.editing.shortened(sde, float(ss.editing.noise_time(sde, level))))
-
-    if not np.any(table_from(s).commit.s):
-        raise InputError(f"--solver {job.flags.solver} adds no noise: for draws given y take one that does: ancestral")
-    n = jnp.stack([jax.random.normal(jax.random.fold_in(key_noise, i), x.shape[1:]) for i in range(len(x))])
-    y = x + s * n
-    levels, found = jnp.full(len(x), s), {"noise": s}
-    if job.flags.blind:
-        low, high = noise_range(sde)
-        ladder = np.geomspace(max(LEAST, low), min(MOST, high), LEVELS)
-        guess = ss.editing.noise_level(key_probes, sde, job.score, y, ladder)
-        levels = guess.s
-        found |= {"estimates": guess.s.tolist(), "posterior_std": guess.std.tolist()}
-    mean = ss.editing.denoised(sde, job.score, y, levels)
-    draws = []
-    for i, level in enumerate(np.asarray(levels, float)):  # each with the table of its level, of one shape
-        row, table = y[i : i + 1], table_from(level)
-        draws.append(ss.editing.denoised_samples(key_draw, sde, job.score, row, level, table, first=i))
-    stages, shown = [job.before()], [("noisy", "With noise", y), ("mean", "E[x | y]", mean)]
-    shown.append(("draw", "A draw from p(x | y)", jnp.concatenate(draws)))
-    for name, title, value in shown:
-        found[f"rmse_{name}"] = float(jnp.sqrt(jnp.mean((value - x) ** 2)))
-        stages.append(job.stage(name, title, f"rms error {found[f'rmse_{name}']:.3g}", value))
-    std = np.asarray(
-        ss.editing.denoised_std(key_probes, sde, job.score, y, levels, probes=None if x[0].size <= COLUMNS else PROBES)
-    )
-    top = float(std.max())
-    if job.data.powers is None and job.data.whitening is None:
-        raw = std * np.asarray(job.data.scale, np.float32)
-        ends = 0.0, float(raw.max())
-        stages.append(Stage("std", "Standard deviation given y", f"white: {top:.3g} in model units", raw, ends))
-    return stages, found
-
-
-def panorama(job: Job) -> tuple[list[Stage], dict[str, Any]]:
+def panorama(job: Job) -> Result:
     canvas, score, _ = _canvas(job)
     shape = len(job.raw), *canvas, *job.data.event_shape[len(canvas) :]
     table = ss.with_denoising(job.sde, job.table(job.sde))
@@ -189,7 +85,7 @@ def panorama(job: Job) -> tuple[list[Stage], dict[str, Any]]:
     return [_of_canvas(job, "after", "Panoramas", detail, x)], {"canvas": list(canvas)}
 
 
-def outpaint(job: Job) -> tuple[list[Stage], dict[str, Any]]:
+def outpaint(job: Job) -> Result:
     canvas, score, offset = _canvas(job)
     window = job.data.event_shape[: len(canvas)]
     place = tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(canvas, window, strict=True))
@@ -232,13 +128,7 @@ def _of_canvas(job: Job, name: str, title: str, detail: str, x: Any) -> Stage:
     return Stage(name, title, detail, wide.from_model(np.asarray(x)))
 
 
-def _succeeded(flow: ss.Flow) -> ss.Flow:
-    if flow.message:
-        raise InputError(f"the probability flow: {flow.message}")
-    return flow
-
-
-EDITS: dict[str, Callable[[Job], tuple[list[Stage], dict[str, Any]]]] = {
+EDITS: dict[str, Callable[[Job], Result]] = {
     "sdedit": sdedit,
     "translate": translate,
     "interpolate": interpolate,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.edits import Stage
 from experiments.figures import scale
+from experiments.job import Stage
 from experiments.panels import GAP, REAL, SAMPLE, Page, draw, frame, grid, is_image, label, save, shades, views
 
 MARGIN, HEAD, SPACE, WIDEST, LARGEST, SIDE = 40, 58, 40, 1000, 12, 344

@@ -71,6 +71,8 @@ def test_mistakes_are_one_line_each(digits_run, tmp_path):
         ({"out": tmp_path / "a.jpg"}, "must end in .npz or .png"),
         ({"noise": 0.3}, "--noise has no meaning for --edit sdedit; it is for denoise"),
         ({"edit": "denoise"}, "--edit denoise needs --noise"),
+        ({"edit": "denoise", "as_is": True}, "--edit denoise needs --noise"),
+        ({"as_is": True}, "--as-is has no meaning for --edit sdedit"),
         ({"edit": "denoise", "noise": 1e4}, "--edit denoise: s must be .* noise within"),
         ({"edit": "denoise", "noise": 0.3, "solver": "unipc"}, "^--solver unipc adds no noise"),
         ({"edit": "translate"}, "--edit translate needs --label"),
@@ -127,7 +129,7 @@ def test_every_edit_in_every_form(with_classes, tmp_path, kind):
     if kind == "outpaint":  # what is known is kept
         np.testing.assert_array_equal(got["after"][:, 1:9, 2:10], data.held_out[:2])
     if kind == "denoise":
-        assert "noise of standard deviation 0.5; estimated: " in said and "rmse mean" in said
+        assert "standard deviation of the noise: 0.5; estimated: " in said and "rmse mean" in said
     run(folder, tmp_path / "a.png", edit=kind, **flags)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[0] > 400 and np.asarray(picture.convert("L")).std() > 10
@@ -152,6 +154,9 @@ def test_examples_come_from_files_too(digits_run, tmp_path):
     for name, rows in (("two.npz", slice(0, 2)), ("one.png", slice(1, 2))):
         run(folder, tmp_path / f"{name}.out.npz", edit="denoise", noise=0.3, input=tmp_path / name)
         np.testing.assert_array_equal(arrays(tmp_path / f"{name}.out.npz")["before"], data.held_out[rows])
+    said = run(folder, tmp_path / "blind.npz", edit="denoise", blind=True, as_is=True, input=tmp_path / "two.npz")
+    assert "standard deviation of the noise: unknown; estimated: " in said and "rmse" not in said
+    assert list(arrays(tmp_path / "blind.npz")) == ["before", "mean", "draw", "std"]
 
 
 @pytest.mark.slow
