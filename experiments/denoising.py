@@ -19,7 +19,7 @@ def denoise(job: Job) -> Result:
     """Mean, a draw and the spread of x given y = x + s n."""
     key_noise, key_probes, key_draw = jax.random.split(job.key, 3)
     flags, sde, x, s = job.flags, job.sde, job.x, job.flags.noise
-    _check(job, 10 * LEAST if s is None else s)
+    _check(job, s or 10 * LEAST)
     n = jnp.stack([jax.random.normal(jax.random.fold_in(key_noise, i), x.shape[1:]) for i in range(len(x))])
     y = x if flags.as_is else x + s * n
     levels, found = _levels(job, key_probes, y)
@@ -52,8 +52,9 @@ def _check(job: Job, level: float) -> None:
 
 def _levels(job: Job, key: jax.Array, y: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
     """The level of each example, as it is known or estimated, and its figures."""
-    s = job.flags.noise
-    found: dict[str, Any] = {} if s is None else {"noise": s}
+    s, found = job.flags.noise, {}
+    if s:
+        found["noise"] = s
     if not job.flags.blind:
         return jnp.full(len(y), s), found
     low, high = noise_range(job.sde)
