@@ -49,6 +49,11 @@ def read_images(name: str | Path, options: Options) -> Raw:
     return Raw(rows if large else rows.load(), levels=256, train_labels=labels)
 
 
+def read_image(path: Path) -> np.ndarray:
+    """One image file, uint8 (height, width, channels)."""
+    return _image(path.read_bytes, str(path))
+
+
 def _listing(path: Path) -> Files:
     """Every file by its name from the root, as a function that reads it; an archive stays open."""
     if path.is_dir():

@@ -154,15 +154,20 @@ class ExactDivergence:
 
     def __call__(self, field: VectorField, u: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
         value, push = jax.linearize(field, u)
-
-        def diagonal(i: jax.Array) -> jax.Array:
-            basis = jax.nn.one_hot(i, u.size, dtype=u.dtype).reshape(u.shape)
-            return push(basis).reshape(-1)[i]
-
-        return value, jnp.sum(jax.lax.map(diagonal, jnp.arange(u.size), batch_size=min(self.chunk, u.size)))[None]
+        return value, jnp.sum(diagonal(push, u, self.chunk))[None]
 
     def std_error(self, estimates: jax.Array) -> jax.Array:
         return jnp.zeros_like(estimates[:, 0])
+
+
+def diagonal(push: VectorField, u: jax.Array, chunk: int = 64) -> jax.Array:
+    """The diagonal (D,) of the linear map ``push`` of arrays like ``u`` of D entries, ``chunk`` of them at a time."""
+
+    def entry(i: jax.Array) -> jax.Array:
+        basis = jax.nn.one_hot(i, u.size, dtype=u.dtype).reshape(u.shape)
+        return push(basis).reshape(-1)[i]
+
+    return jax.lax.map(entry, jnp.arange(u.size), batch_size=min(chunk, u.size))
 
 
 exact_divergence = ExactDivergence()

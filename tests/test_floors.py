@@ -46,6 +46,7 @@ FLOORS = {
     "table_likelihood": 3,
     "dequantise": 3,
     "budget": 4,
+    "editing": 4,
 }
 SAME_ROOM = {("likelihood", "flow")}  # one row of the table: "diffrax in the angle; divergence, log-density"
 WALLS = {

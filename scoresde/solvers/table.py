@@ -157,7 +157,7 @@ def sample(
     """
     key_prior, key_noise = jax.random.split(key)
     prior = normal_per_example(example_keys(key_prior, shape[0], first), tuple(shape[1:]))
-    start_std = jnp.asarray(_checked(table).start_std, prior.dtype)
+    start_std = jnp.asarray(check_table(table).start_std, prior.dtype)
     return integrate(key_noise, score, table, start_std * prior, noise=noise, trajectory=trajectory, first=first)
 
 
@@ -179,11 +179,12 @@ def integrate(
     x = jnp.asarray(x, jnp.result_type(float, x))
     if x.ndim < 1 or not len(x):
         raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
-    cells = None if noise is None else noise(_checked(table).times)
-    return _integrate(key, as_partial(score), _checked(table), x, cells, first, trajectory)
+    cells = None if noise is None else noise(check_table(table).times)
+    return _integrate(key, as_partial(score), check_table(table), x, cells, first, trajectory)
 
 
-def _checked(table: Table) -> Table:
+def check_table(table: Table) -> Table:
+    """The table, or a ValueError if it is none."""
     if not isinstance(table, Table):
         raise ValueError(f"table must be a solver's table such as ss.ddim(sde, grid), got {type(table).__name__}")
     return table
