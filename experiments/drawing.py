@@ -94,9 +94,9 @@ class DrawingFlags:
             raise InputError(f"--eta has no meaning for --solver {self.solver}; it is for {takes}")
 
     def at_least(self, **lowest: int) -> None:
-        """Raise InputError for the first of these flags that is below its lowest value."""
+        """Raise InputError for the first of these flags that is given and below its lowest value."""
         for name, low in lowest.items():
-            if (value := getattr(self, name)) < low:
+            if (value := getattr(self, name)) is not None and value < low:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
 
     def table(self, sde: ss.SDE, sigma_data: float = 1.0) -> ss.Table:

@@ -26,14 +26,16 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
+from tyro.conf import Suppress
 
-from experiments import commands, machine, sample, stages
+from experiments import commands, machine, stages
 from experiments.batches import finished
 from experiments.chosen import check_classes, chosen
 from experiments.data import InputError
+from experiments.drawing import DrawingFlags, SolverWord
 from experiments.edits import EDITS
 from experiments.job import Job, Stage
-from experiments.opening import Opened, digest, examples, open_run
+from experiments.opening import Opened, examples, open_run
 from experiments.setup import one_of
 from experiments.writing import write_arrays, write_json
 
@@ -54,12 +56,10 @@ READS = dict.fromkeys(("attribute", "against", "amount", "shrinkage", "latents")
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Flags:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(DrawingFlags):
     """Edit examples with a trained model; example i depends on the seed and i alone."""
 
-    checkpoint: Path
-    """Folder of a run, or its checkpoint."""
     out: Path
     """FILE.png or FILE.npz."""
     edit: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(EDITS) + "}")]
@@ -101,18 +101,11 @@ class Flags:
     """panorama, outpaint: size of the first axes of an example: 8x24."""
     stride: int | None = None
     """panorama, outpaint: from window to window; by default half of the first side."""
-    solver: str = "ancestral"
+    solver: SolverWord = "ancestral"
     """sdedit, denoise, panorama, outpaint: as for experiments.sample; one that adds noise for denoise."""
     evaluations: int = 100
     """Network evaluations of the solver."""
-    grid: str | None = None
-    """Times of evaluation, as for experiments.sample."""
-    eta: float | None = None
-    """Fresh noise of ddim and dpm."""
-    seed: int = 0
-    """Seed of all noise."""
-    raw: bool = False
-    """Take the last parameters instead of their moving average."""
+    batch: Suppress[int] = 256
 
     @property
     def canvas_shape(self) -> tuple[int, ...]:
@@ -120,6 +113,7 @@ class Flags:
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
+        super().check()
         one_of("edit", self.edit, EDITS)
         if self.out.suffix not in (".npz", ".png"):
             raise InputError(f"--out {self.out} must end in .npz or .png")
@@ -131,9 +125,7 @@ class Flags:
                 )
         if (name := NEEDS.get(self.edit)) and getattr(self, name) is None and not (self.as_is and self.blind):
             raise InputError(f"--edit {self.edit} needs --{name}")
-        for name, low in {"n": 1, "evaluations": 1, "seed": 0, "between": 2, "latents": 4, "stride": 1}.items():
-            if (value := getattr(self, name)) is not None and value < low:
-                raise InputError(f"--{name} must be at least {low}, got {value}")
+        self.at_least(n=1, between=2, latents=4, stride=1)
         for name in ("strength", "shrinkage"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"--{name} must be in (0, 1], got {getattr(self, name)}")
@@ -142,13 +134,6 @@ class Flags:
                 raise InputError(f"--{name} must be finite, got {getattr(self, name)}")
         if self.canvas is not None and not all(part.isdigit() and int(part) for part in self.canvas.split("x")):
             raise InputError(f"--canvas must be sides with x between, such as 8x24, got {self.canvas}")
-        self.sampling.check()
-
-    @property
-    def sampling(self) -> sample.Flags:
-        """What these flags are to ``experiments.sample``."""
-        how = {name: getattr(self, name) for name in ("solver", "evaluations", "grid", "eta")}
-        return sample.Flags(self.checkpoint, Path("a.npz"), **how)
 
 
 def _job(flags: Flags, opened: Opened) -> Job:
@@ -168,18 +153,17 @@ def _job(flags: Flags, opened: Opened) -> Job:
         if len(window) < len(flags.canvas_shape) or any(n < k for n, k in zip(flags.canvas_shape, window, strict=True)):
             raise InputError(f"--canvas {flags.canvas} must be at least as large as an example, {data.event_shape}")
     model, score = opened.model, opened.model.score(opened.parameters(raw=flags.raw)[0])
-    table = partial(sample.table_of, flags.sampling, sigma_data=model.precond.sigma_data)
+    table = partial(flags.table, sigma_data=model.precond.sigma_data)
     classes = classes if opened.config.condition == "class" else None
     return Job(jax.random.key(flags.seed), flags, data, model, score, raw, numbers, classes, table)
 
 
 def _plan(flags: Flags, opened: Opened) -> dict[str, Any]:
     """What the result depends on."""
-    params, which = opened.parameters(raw=flags.raw)
     settings = dataclasses.asdict(flags)
     mine = {name: settings[name] for name in settings if flags.edit in READS.get(name, (flags.edit,))}
     plan = {name: value for name, value in mine.items() if name not in ("checkpoint", "out", "raw", "data_dir")}
-    return plan | {"parameters": which, "parameters_sha256": digest(params), "step": int(opened.state.step)}
+    return plan | flags.plan(opened, opened.parameters(raw=flags.raw)[0])
 
 
 def _write(out: Path, done: list[Stage], levels: int | None) -> None:

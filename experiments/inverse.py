@@ -28,10 +28,11 @@ import tyro
 from rich.console import Console
 
 import scoresde as ss
-from experiments import beside, commands, machine, measurements
+from experiments import commands, machine, measurements, stages
 from experiments.batches import Parts, Work, finished, parts_of, rows, spread_score
 from experiments.data import Data, InputError
 from experiments.drawing import DrawingFlags, SolverWord, class_count
+from experiments.job import Stage
 from experiments.likelihoods import of_rows
 from experiments.measurements import Problem
 from experiments.opening import Opened, examples, open_run
@@ -51,7 +52,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "repaint": ss.inverse.repaint,
     "twisted": ss.inverse.twisted_smc,
 }
-SHOWN = 5
+SHOWN, MOST_SHOWN = 3, 16
 OF_UNIT_DATA = ("pigdm", "twisted")  # which are told the standard deviation of the data
 
 
@@ -190,17 +191,18 @@ def _write(flags: Flags, data: Data, draws: np.ndarray, before: np.ndarray, trut
         "draws": data.from_model(flat).reshape(draws.shape),
         "measured": data.from_model(before, round_levels=False),
     }
-    columns: list[beside.Column] = [("Measured", "least squares", arrays["measured"][:, None])]
-    columns += [("Draws", f"{flags.method}, {flags.evaluations} evaluations", raw[:, : min(flags.each, SHOWN)])]
-    columns += [("Mean", f"of {flags.each}", raw.mean(axis=1, keepdims=True))]
+    shown = [Stage("measured", "Measured", "least squares", arrays["measured"])]
+    for k in range(min(flags.each, SHOWN)):
+        shown.append(Stage(f"draw_{k}", f"Draw {k + 1}", f"{flags.method}, {flags.evaluations} evaluations", raw[:, k]))
+    shown.append(Stage("mean", "Mean", f"of {flags.each} draws", raw.mean(axis=1)))
     if truth is not None:
         arrays["truth"] = truth
-        columns.insert(0, ("Truth", "", truth[:, None].astype(np.float32)))
+        shown.insert(0, Stage("truth", "Truth", "held out", truth))
+    shown = [stage._replace(x=stage.x[:MOST_SHOWN]) for stage in shown]
     try:
         flags.out.mkdir(parents=True, exist_ok=True)
         write_arrays(flags.out / "draws.npz", arrays)
-        like = raw.reshape(flat.shape) if truth is None else truth
-        beside.picture(flags.out / "restored.png", columns, data.levels, like)
+        stages.picture(flags.out / "restored.png", shown, data.levels)
     except OSError as error:
         raise InputError(f"cannot write {flags.out}: {error.strerror or error}; choose another --out") from None
 

@@ -44,10 +44,10 @@ def digits_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened_once():
     """Each opening of a run makes a new network, which compiles anew."""
-    from experiments import edit, evaluate, opening, sample
+    from experiments import edit, evaluate, inverse, opening, sample
 
     with pytest.MonkeyPatch.context() as patch:
         cached = functools.cache(opening.open_run)
-        for command in (edit, evaluate, sample):
+        for command in (edit, evaluate, inverse, sample):
             patch.setattr(command, "open_run", cached)
         yield

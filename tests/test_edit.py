@@ -32,7 +32,7 @@ def with_classes(tmp_path_factory):
 
 def run(folder, out, **flags):
     text = io.StringIO()
-    program(Flags(folder, out, **FEW | flags), Console(file=text, width=500))
+    program(Flags(checkpoint=folder, out=out, **FEW | flags), Console(file=text, width=500))
     return text.getvalue()
 
 
@@ -96,7 +96,7 @@ def test_mistakes_are_one_line_each(digits_run, tmp_path):
         ({"solver": "heun", "evaluations": 1}, "takes at least 2 evaluations, got --evaluations 1"),
         ({"solver": "ddimm"}, "--solver must be one of .*did you mean ddim"),
     ):
-        given = dataclasses.replace(Flags(folder, out, "sdedit", **FEW), **flags)
+        given = dataclasses.replace(Flags(checkpoint=folder, out=out, edit="sdedit", **FEW), **flags)
         with pytest.raises(InputError, match=message) as raised:
             program(given, Console(quiet=True))
         assert "\n" not in str(raised.value)
