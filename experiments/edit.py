@@ -121,7 +121,7 @@ class Flags(DrawingFlags):
             readers = READS.get(field.name, (self.edit,))
             if self.edit not in readers and getattr(self, field.name) != field.default:
                 raise InputError(
-                    f"--{field.name} has no meaning for --edit {self.edit}; it is for {', '.join(readers)}"
+                    f"--{field.name.replace('_', '-')} has no meaning for --edit {self.edit}; it is for {', '.join(readers)}"
                 )
         if (name := NEEDS.get(self.edit)) and getattr(self, name) is None and not (self.as_is and self.blind):
             raise InputError(f"--edit {self.edit} needs --{name}")

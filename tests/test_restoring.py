@@ -5,6 +5,7 @@ A network as it is before training has the score of N(0, I) in model units, so t
 
 import io
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,7 @@ def test_the_words_measure_what_they_say():
     np.testing.assert_allclose(mean, x.sum(axis=(1, 2, 3)) / 8, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_missing_columns_are_those_of_the_file(table, tmp_path):
     """The model sees the columns mixed and mapped; the columns that are known come back in their own units."""
     run, x = table
@@ -140,8 +142,8 @@ def test_every_method_draws_on_digits(digits_run, tmp_path, method):
         ({"keep": 1.5}, r"--keep must be in \(0, 1\], got 1.5"),
         ({"each": 1}, "--each must be at least 2, got 1"),
         ({"label": 3}, "knows no classes: drop --label"),
-        ({"operator": "box", "input": "x.npz"}, "--input brings its own missing values: drop --operator"),
-        ({"input": "none.npz"}, "none.npz"),
+        ({"operator": "box", "input": Path("x.npz")}, "--input brings its own missing values: drop --operator"),
+        ({"input": Path("none.npz")}, "none.npz"),
     ],
 )
 def test_what_cannot_be_is_one_line(digits_run, tmp_path, flags, message):
