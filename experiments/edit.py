@@ -120,9 +120,8 @@ class Flags(DrawingFlags):
         for field in dataclasses.fields(self):
             readers = READS.get(field.name, (self.edit,))
             if self.edit not in readers and getattr(self, field.name) != field.default:
-                raise InputError(
-                    f"--{field.name.replace('_', '-')} has no meaning for --edit {self.edit}; it is for {', '.join(readers)}"
-                )
+                flag, edits = field.name.replace("_", "-"), ", ".join(readers)
+                raise InputError(f"--{flag} has no meaning for --edit {self.edit}; it is for {edits}")
         if (name := NEEDS.get(self.edit)) and getattr(self, name) is None and not (self.as_is and self.blind):
             raise InputError(f"--edit {self.edit} needs --{name}")
         self.at_least(n=1, between=2, latents=4, stride=1)
