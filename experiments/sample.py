@@ -160,7 +160,7 @@ def _write(out: Path, samples: np.ndarray, levels: int | None) -> None:
         raise InputError(f"cannot write {out}: {error.strerror or error}; choose another --out") from None
 
 
-def _plan(flags: Flags, opened: Opened, params: Any, table: ss.Table) -> dict[str, Any]:
+def identity(flags: Flags, opened: Opened, params: Any, table: ss.Table) -> dict[str, Any]:
     """What the samples depend on: the part of the manifest that a restarted job must agree with."""
     return {
         "parameters": "raw" if flags.raw else "average",
@@ -204,7 +204,7 @@ def program(flags: Flags, console: Console) -> None:
     known = _classes(flags, opened)
     params, which = opened.parameters(raw=flags.raw)
     table = table_of(flags, model.sde, model.precond.sigma_data)
-    plan = _plan(flags, opened, params, table)
+    plan = identity(flags, opened, params, table)
     manifest = flags.out.with_name(flags.out.name + ".json")
     if finished(flags.out, manifest, plan):
         console.print(f"{flags.out} is complete; nothing to do", highlight=False)
