@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax.tree_util import Partial
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Suppress
 
 import scoresde as ss
 from experiments import commands
@@ -34,23 +34,22 @@ from scoresde.sde import example_keys, normal_per_example
 
 LEVELS = 13
 HEADS = ("log-SNR", "sigma/alpha", "accuracy", "cross entropy (nats)")
-Hidden = tyro.conf.Suppress
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags(Config):
     """Train a classifier of noisy examples and measure it at every noise level."""
 
-    target: Hidden[str] = "class"
-    weight: Hidden[str] = "noise"
-    augment: Hidden[float] = 0.0
-    condition: Hidden[str] = "none"
-    condition_drop: Hidden[float] = 0.0
-    samples: Hidden[int] = 2
-    likelihood_examples: Hidden[int | None] = None
-    likelihood_probes: Hidden[int] = 1
-    likelihood_repeats: Hidden[int] = 1
-    sample_every: Hidden[int] = 0
+    target: Suppress[str] = "class"
+    weight: Suppress[str] = "noise"
+    augment: Suppress[float] = 0.0
+    condition: Suppress[str] = "none"
+    condition_drop: Suppress[float] = 0.0
+    samples: Suppress[int] = 2
+    likelihood_examples: Suppress[int | None] = None
+    likelihood_probes: Suppress[int] = 1
+    likelihood_repeats: Suppress[int] = 1
+    sample_every: Suppress[int] = 0
 
 
 def measure(key: jax.Array, data: Data, model: Model, params: Any, work: Work) -> list[dict[str, float]]:

@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Suppress, arg
 
 import scoresde as ss
 from experiments import commands, guide_figures, machine, sample
@@ -34,17 +34,16 @@ from experiments.panels import save
 from experiments.setup import one_of
 from experiments.writing import write_arrays, write_json
 
-RAW = "raw"
-Hidden = tyro.conf.Suppress
+RAW, MANIFEST = "raw", "guide.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags(sample.Flags):
     """Guide the samples of a trained model by several weights, and measure what it gains and costs."""
 
-    n: Hidden[int] = 1
-    guidance: Hidden[float] = 1.0
-    method: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(METHODS) + "}")] = "classifier-free"
+    n: Suppress[int] = 1
+    guidance: Suppress[float] = 1.0
+    method: Annotated[str, arg(metavar="{" + ",".join(METHODS) + "}")] = "classifier-free"
     """How the samples are guided."""
     weights: str = "0,1,2,4"
     """Weights: 0 is without the class, 1 as the model or Bayes' rule has it; of cfg++ strengths in [0, 1]."""
@@ -116,16 +115,16 @@ def asked(flags: Flags, opened: Opened) -> np.ndarray:
 def companion(flag: str, path: str | Path, opened: Opened, target: str) -> Opened:
     """The run that a flag names, which must be of the same data and SDE."""
     other = open_run(path, target)
-    (ours, theirs), same = (json_of(o) for o in (opened, other)), opened.config.sde == other.config.sde
-    if not same or ours != theirs:
+    same = opened.config.sde == other.config.sde
+    if not same or scaling(opened) != scaling(other):
         what = "SDE" if not same else "data"
         pair = [o.config.sde if not same else o.data.name for o in (other, opened)]
         raise InputError(f"--{flag} {path} is of other {what} than the model: {pair[0]}, not {pair[1]} as it was")
     return other
 
 
-def json_of(opened: Opened) -> dict[str, Any]:
-    """What must agree of the data: their scaling and classes."""
+def scaling(opened: Opened) -> dict[str, Any]:
+    """What must agree of the data."""
     record = opened.data.record()
     return {name: record[name] for name in ("name", "event_shape", "levels", "mean", "std", "labels")}
 
@@ -147,20 +146,24 @@ def sources(flags: Flags, opened: Opened, score: Any, table: ss.Table) -> tuple[
     return Sources(model.sde, score, turned, log_probs, weaker, flags.interval, np.asarray(table.times)), digests
 
 
-def drawn(flags: Flags, data: Data, table: ss.Table, made_of: Sources, classes: np.ndarray, work: Work) -> Arrays:
-    """``w_WEIGHT`` (classes, each, *event) in raw units, sample i of all weights from one noise."""
+def guided(flags: Flags, made_of: Sources) -> dict[str, Any]:
+    """``w_WEIGHT``: the score for each weight."""
+    try:
+        return {f"w_{w:g}": METHODS[flags.method].guided(made_of, w) for w in flags.values()}
+    except ValueError as error:
+        raise InputError(f"--method {flags.method}: {error}") from None
+
+
+def drawn(flags: Flags, data: Data, table: ss.Table, scores: dict[str, Any], classes: np.ndarray, work: Work) -> Arrays:
+    """Samples (classes, each, *event) in raw units of each score, sample i of all of them from one noise."""
     rows, found = np.repeat(classes, flags.each).astype(np.int32), {}
-    for w in flags.values():
-        try:
-            guided = METHODS[flags.method].guided(made_of, w)
-        except ValueError as error:
-            raise InputError(f"--method {flags.method} at weight {w:g}: {error}") from None
-        x, broken = draw(f"w_{w:g}", jax.random.key(flags.seed), data, guided, table, len(rows), work, rows)
+    for name, score in scores.items():
+        x, broken = draw(name, jax.random.key(flags.seed), data, score, table, len(rows), work, rows)
         if broken:
-            raise InputError(
-                f"{broken} of {len(x)} samples at weight {w:g} are not finite: take more --evaluations or less weight"
-            )
-        found[f"w_{w:g}"] = x.reshape(len(classes), flags.each, *x.shape[1:])
+            if work.parts:
+                work.parts.remove()
+            raise InputError(f"{broken} of {len(x)} samples ({name}) are not finite: take more --evaluations")
+        found[name] = x.reshape(len(classes), flags.each, *x.shape[1:])
     return found
 
 
@@ -174,41 +177,45 @@ def program(flags: Flags, console: Console) -> None:
     made_of, digests = sources(flags, opened, model.score(params), table)
     plan = sample.identity(flags, opened, params, table) | {"method": flags.method, "guidance": flags.values()}
     plan |= {"count": flags.each, "negative": flags.negative, "interval": flags.interval, "digests": digests}
-    manifest = flags.out / "guide.json"
-    if finished(flags.out, manifest, plan):
+    if finished(flags.out, flags.out / MANIFEST, plan):
         console.print(f"{flags.out} is complete; nothing to do", highlight=False)
         return
     console.print(f"{flags.checkpoint}, {which}, {flags.method}; {table.num_evals} evaluations", highlight=False)
-    data = examples(opened.config, data_dir=flags.data_dir)
-    judge, key = Judge(data, classes, flags.each), jax.random.fold_in(jax.random.key(flags.seed), 1)
-    parts = Parts(parts_of(flags.out), plan)
-    found = drawn(flags, opened.data, table, made_of, classes, Work(flags.batch, parts, console))
+    data, scores = examples(opened.config, data_dir=flags.data_dir), guided(flags, made_of)
+    judge, parts = Judge(data, classes, flags.each), Parts(parts_of(flags.out), plan)
+    found = drawn(flags, opened.data, table, scores, classes, Work(flags.batch, parts, console))
+    key = jax.random.fold_in(jax.random.key(flags.seed), 1)
     figures, real = [judge.of(key, x) for x in found.values()], judge.references(key)
     names = opened.data.labels.names if opened.data.labels else None
-    titles = [names[c] if names else str(c) for c in classes]
-    about = {"plan": plan, "checkpoint": str(flags.checkpoint), "data": data.name, "classes": titles, "real": real}
+    about = {"plan": plan, "checkpoint": str(flags.checkpoint), "data": data.name, "real": real}
+    about |= {"classes": [names[c] if names else str(c) for c in classes]}
     about |= {"weights": dict(zip(map(str, flags.values()), figures, strict=True))}
+    about |= {"seconds": round(time.monotonic() - started, 1)} | machine.environment("guide")
     try:
-        flags.out.mkdir(parents=True, exist_ok=True)
-        write_arrays(flags.out / "samples.npz", found | {"classes": classes})
-        notes = [_note(f) for f in (*figures, real)]
-        heads = dict(zip((f"w = {w:g}" for w in flags.values()), found.values(), strict=True))
-        save(guide_figures.sheet(heads, notes, titles, judge.real, data.levels), flags.out / "samples.png")
-        save(guide_figures.curves(flags.values(), figures, real), flags.out / "curves.png")
-        seconds = {"seconds": round(time.monotonic() - started, 1)}
-        write_json(manifest, about | seconds | machine.environment("guide"))
+        write(flags, about, found, judge)
     except OSError as error:
         raise InputError(f"cannot write to {flags.out}: {error.strerror or error}; choose another --out") from None
     parts.remove()
     console.print(result(flags.values(), figures, real))
-    console.print(f"{seconds['seconds']} s; {flags.out}", highlight=False)
+    console.print(f"{about['seconds']} s; {flags.out}", highlight=False)
+
+
+def write(flags: Flags, about: dict[str, Any], found: Arrays, judge: Judge) -> None:
+    """The folder; it is complete when its manifest is there."""
+    weights, figures, real = flags.values(), list(about["weights"].values()), about["real"]
+    flags.out.mkdir(parents=True, exist_ok=True)
+    write_arrays(flags.out / "samples.npz", found | {"classes": judge.classes})
+    heads = dict(zip((f"w = {w:g}" for w in weights), found.values(), strict=True))
+    notes = [_note(f) for f in (*figures, real)]
+    sheet = guide_figures.sheet(heads, notes, about["classes"], judge.real, judge.data.levels)
+    save(sheet, flags.out / "samples.png")
+    save(guide_figures.curves(weights, figures, real), flags.out / "curves.png")
+    write_json(flags.out / MANIFEST, about)
 
 
 def _note(figures: dict[str, Any]) -> str:
-    return (
-        f"{100 * figures['accuracy']:.0f} % of their class, distance {figures['distance']:.3g}, "
-        f"spread {figures['spread']:.3g}"
-    )
+    accuracy, rest = f"{100 * figures['accuracy']:.0f} % of their class", (figures["distance"], figures["spread"])
+    return f"{accuracy}, distance {rest[0]:.3g}, spread {rest[1]:.3g}"
 
 
 def result(weights: list[float], figures: list[dict[str, Any]], real: dict[str, Any]) -> Table:
