@@ -22,16 +22,26 @@ from experiments.opening import open_run
 SDE = ss.VP()
 
 
+MODELS = {
+    "model": {"condition": "class"},
+    "plain": {},
+    "classifier": {"target": "class"},
+    "other": {"target": "class", "sde": "ve"},
+    "moons": {"data": "moons"},
+}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of a model of classes, of one without, of classifiers of the same and of another SDE."""
+    """The folder of each of MODELS, made where it is first asked for; any other is not there."""
     folder = tmp_path_factory.mktemp("runs")
-    save_run(folder / "model", condition="class")
-    save_run(folder / "plain")
-    save_run(folder / "classifier", target="class")
-    save_run(folder / "other", target="class", sde="ve")
-    save_run(folder / "moons", "moons")
-    return folder
+
+    def of(name):
+        if name in MODELS and not (folder / name).exists():
+            save_run(folder / name, **MODELS[name])
+        return folder / name
+
+    return of
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +109,12 @@ def test_the_judge_against_naive_loops(digits):
 
 @pytest.mark.slow
 def test_samples_are_those_of_the_library_and_a_finished_folder_is_kept(runs, tmp_path):
-    said = guided(runs / "model", tmp_path / "out", label=7, seed=4)
+    said = guided(runs("model"), tmp_path / "out", label=7, seed=4)
     assert "class accuracy" in said and "moving average" in said
     with np.load(tmp_path / "out" / "samples.npz") as stored:
         assert stored["classes"].tolist() == [7]
         found = stored["w_2"]
-    opened = open_run(runs / "model")
+    opened = open_run(runs("model"))
     score, cond = opened.model.score(opened.state.ema), jnp.array([7, 7], jnp.int32)
     free = ss.given(ss.guidance.classifier_free(score, score, 2.0), cond)
     x = ss.sample(jax.random.key(4), free, ss.best_solver(SDE, 3), (2, 8, 8, 1))
@@ -112,21 +122,21 @@ def test_samples_are_those_of_the_library_and_a_finished_folder_is_kept(runs, tm
     about = json.loads((tmp_path / "out" / "guide.json").read_text())
     assert list(about["weights"]) == ["0.0", "2.0"] and about["classes"] == ["7"] and about["plan"]["method"]
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"samples.png", "curves.png"}
-    assert "nothing to do" in guided(runs / "model", tmp_path / "out", label=7, seed=4)
+    assert "nothing to do" in guided(runs("model"), tmp_path / "out", label=7, seed=4)
     with pytest.raises(InputError, match="was made with guidance"):
-        guided(runs / "model", tmp_path / "out", label=7, seed=4, weights="0,3")
+        guided(runs("model"), tmp_path / "out", label=7, seed=4, weights="0,3")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_draws_every_class(runs, tmp_path, method):
     more = {
-        "classifier": {"classifier": runs / "classifier"},
+        "classifier": {"classifier": runs("classifier")},
         "autoguidance": {"weaker": "raw"},
         "cfg++": {"solver": "ddim", "weights": "0,0.5"},
     }
     flags = {} if method in ("classifier", "autoguidance") else {"negative": 5}
-    model = runs / ("plain" if method == "classifier" else "model")
+    model = runs("plain" if method == "classifier" else "model")
     guided(model, tmp_path / "out", method=method, **more.get(method, {}), **flags)
     with np.load(tmp_path / "out" / "samples.npz") as stored:
         assert all(stored[name].shape == (10, 2, 8, 8, 1) for name in stored.files if name != "classes")
@@ -154,10 +164,11 @@ def test_every_method_draws_every_class(runs, tmp_path, method):
 )
 def test_mistakes_are_one_line(runs, tmp_path, model, flags, message):
     with pytest.raises(InputError) as error:
-        guided(runs / model, tmp_path / "out", **flags)
+        guided(runs(model), tmp_path / "out", **flags)
     assert message in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flag, name, message",
     [
@@ -170,7 +181,7 @@ def test_mistakes_are_one_line(runs, tmp_path, model, flags, message):
 def test_a_run_beside_the_model_must_belong_to_it(runs, tmp_path, flag, name, message):
     method = {"classifier": "classifier", "weaker": "autoguidance"}[flag]
     with pytest.raises(InputError) as error:
-        guided(runs / "model", tmp_path / "out", method=method, **{flag: runs / name})
+        guided(runs("model"), tmp_path / "out", method=method, **{flag: runs(name)})
     assert message in str(error.value)
 
 
