@@ -234,6 +234,7 @@ def test_a_short_training_comes_near_the_exact_classifier_and_guides():
         assert float(jnp.mean((own - guided(x_t, t, known)) ** 2)) < 0.1 * float(missing)
 
 
+@pytest.mark.slow
 def test_the_command_measures_what_the_exact_classifier_has():
     x, known = (np.asarray(a) for a in drawn(500))
     data = types.SimpleNamespace(held_out=x, held_out_labels=known, to_model=jnp.asarray)
@@ -264,6 +265,7 @@ def points(tmp_path_factory):
 SMALL = {"target": "class", "width": 8, "depth": 1, "steps": 6, "batch": 16}
 
 
+@pytest.mark.slow
 def test_what_is_minimised_is_the_cross_entropy_at_the_noise_drawn(points):
     model = build(Config(data=points.name, **SMALL).resolve(points), points)
     state, trainer = model.init(), model.trainer

@@ -158,7 +158,6 @@ def test_every_method_draws_every_class(runs, tmp_path, method):
         ("model", {"method": "cfg++"}, "--method cfg++ is for --solver ddim and --weights in [0, 1]"),
         ("model", {"interval": (2.0, 1.0)}, "--interval must be two log-SNRs, the lower (noise) first"),
         ("model", {"each": 1}, "--each must be at least 2, got 1"),
-        ("classifier", {}, "holds a classifier (experiments.classifier); expected a score (experiments.run)"),
         ("none", {}, "expected that of a run"),
     ],
 )
