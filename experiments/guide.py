@@ -41,6 +41,10 @@ RAW, MANIFEST = "raw", "guide.json"
 class Flags(sample.Flags):
     """Guide the samples of a trained model by several weights, and measure what it gains and costs."""
 
+    out: Path
+    """Folder to write."""
+    label: int | None = None
+    """The one class to draw; by default all."""
     n: Suppress[int] = 1
     guidance: Suppress[float] = 1.0
     method: Annotated[str, arg(metavar="{" + ",".join(METHODS) + "}")] = "classifier-free"
