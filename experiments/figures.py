@@ -92,7 +92,7 @@ def samples(report: Report, arrays: Arrays) -> Figure:
         sets.append(arrays[f"samples_{name}"])
     if is_image(tuple(report["data"]["event_shape"])):
         return _image_samples(heads, [shades(x, *scale(arrays["real"], report["data"]["levels"])) for x in sets])
-    return _vector_samples(heads, sets)
+    return vector_samples(heads, sets)
 
 
 def classes(report: Report, arrays: Arrays) -> Figure:
@@ -101,7 +101,7 @@ def classes(report: Report, arrays: Arrays) -> Figure:
     heads = [(f"Guidance {weight}", "a row a class" if i == 0 else "") for i, weight in enumerate(known["weights"])]
     sets = [arrays[f"classes_{weight}"] for weight in known["weights"]]
     if not is_image(tuple(report["data"]["event_shape"])):
-        return _vector_samples(heads, [x.reshape(-1, *x.shape[2:]) for x in sets])
+        return vector_samples(heads, [x.reshape(-1, *x.shape[2:]) for x in sets])
     ends = scale(arrays["real"], report["data"]["levels"])
     tiles = [shades(x.reshape(-1, *x.shape[2:]), *ends) for x in sets]
     rows, columns = sets[0].shape[:2]
@@ -129,7 +129,8 @@ def _image_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Figu
     return page.figure
 
 
-def _vector_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Figure:
+def vector_samples(heads: list[tuple[str, str]], sets: list[np.ndarray]) -> Figure:
+    """Sets of examples (n, *event) that are no images, each under its heading, on the scale of the first."""
     many = min(SHOWN_POINTS, *map(len, sets))
     flat = [x.reshape(len(x), -1)[:many] for x in sets]
     looks, left, below = views(sets[0].shape[1:]), 60, 60

@@ -202,7 +202,8 @@ def fit(
             step, unread = step + steps, (step + steps, metrics)
             on_state(step, state)
             if snapshots.due(step, steps, total):
-                levels.write({"step": step} | level_curves(state.carry))
+                if state.carry is not None:
+                    levels.write({"step": step} | level_curves(state.carry))
                 snapshots.store(config.folder, model.trainer, state)
             stop = in_any_process(stopping())
             if step == total or stop or in_any_process(time.monotonic() - saved > config.save_seconds):

@@ -32,7 +32,7 @@ WEIGHTS: dict[str, Callable[[ss.Preconditioner, Law], Any]] = {
     "sigmoid": lambda precond, law: ss.sigmoid_weight(-2 * math.log(precond.sigma_data)),
     "learned": lambda precond, law: precond.karras_weight(*law),
 }
-TIMES: dict[str, Callable[[Law, ss.Levels], Any]] = {
+TIMES: dict[str, Callable[[Law, Any], Any]] = {
     "log-normal": lambda law, levels: ss.log_normal(*law),
     "stratified": lambda law, levels: ss.stratified,
     "uniform-log-snr": lambda law, levels: ss.uniform_log_snr,
@@ -78,12 +78,12 @@ def initial(config: Any, data: Data, sde: ss.SDE, params: Any) -> tuple[Any, ss.
 
 
 class Objective(NamedTuple):
-    """The arguments of ``Trainer`` that say what is minimised, with ``Levels`` as the carry."""
+    """The arguments of ``Trainer`` that say what is minimised, with ``Levels`` as the carry, or without one."""
 
     draw: Callable[..., Any]
     loss: Callable[..., Any]
     level: Callable[..., jax.Array]
-    update: Callable[..., ss.Levels]
+    update: Callable[..., ss.Levels] | None
 
 
 class Drawn(NamedTuple):
@@ -123,10 +123,12 @@ def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, l
             losses = ss.with_uncertainty(losses, ss.uncertainty(params["uncertainty"], sde, errors.t))
         return losses, errors
 
-    def level(drawn: Drawn) -> jax.Array:
-        return jnp.exp(-0.5 * sde.log_snr(drawn.noised.t))
+    return Objective(draw, loss, noise_level(sde), lambda levels, errors: levels.update(errors, weight))
 
-    return Objective(draw, loss, level, lambda levels, errors: levels.update(errors, weight))
+
+def noise_level(sde: ss.SDE) -> Callable[[Any], jax.Array]:
+    """sigma/alpha of what was drawn, (B,)."""
+    return lambda drawn: jnp.exp(-0.5 * sde.log_snr(drawn.noised.t))
 
 
 def level_curves(levels: ss.Levels) -> dict[str, list[float | None]]:

@@ -34,11 +34,15 @@ class Opened(NamedTuple):
         return (self.state.params, "last parameters") if raw else (self.state.ema, "moving average of the parameters")
 
 
-def open_run(path: str | Path) -> Opened:
-    """The run in the folder ``path`` (``runs/digits-vp``) or in its checkpoint folder.
+KINDS = {"score": "a score (experiments.run)", "class": "a classifier (experiments.classifier)"}
+
+
+def open_run(path: str | Path, target: str = "score") -> Opened:
+    """The run in the folder ``path`` (``runs/digits-vp``) or in its checkpoint folder, one of a ``target`` of KINDS.
 
     Raises:
-        InputError: there is no such folder, it holds no run, it is damaged, or another version wrote it.
+        InputError: there is no such folder, it holds no run or one of another target, it is damaged, or another version
+            wrote it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -52,6 +56,8 @@ def open_run(path: str | Path) -> Opened:
     except ValueError as error:
         raise InputError(str(error)) from None
     config = _config(folder, metadata)
+    if config.target != target:
+        raise InputError(f"{path} holds {KINDS[config.target]}; expected {KINDS[target]}")
     data = Data.from_record(metadata.get("data", {}))
     try:
         model = build(config, data)

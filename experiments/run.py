@@ -9,7 +9,7 @@ report.md and figures/. The same command continues an interrupted run and ends w
 import dataclasses
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -70,9 +70,23 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
     return arrays | log_prob, figures
 
 
-def run(config: Config, console: Console) -> dict[str, Any]:
-    """Do the whole job; returns the report."""
-    started = time.monotonic()
+class Trained(NamedTuple):
+    """What ``train`` gives."""
+
+    config: Config
+    """With every preset filled in."""
+    data: Data
+    model: Model
+    params: Any
+    """The moving average."""
+    training: dict[str, Any]
+    """How the training went, for the report."""
+    manifest: dict[str, Any]
+    """What environment.json holds so far."""
+
+
+def train(config: Config, console: Console, program: str) -> Trained | None:
+    """Train what the flags of ``program`` describe into its folder; None after a dry run, and in other processes."""
     config.check()
     join(config)
     console.quiet = not main_process()
@@ -88,25 +102,38 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     for line in plan(config, data, model):
         console.print(line, highlight=False)
     if config.dry_run:
-        return {}
+        return None
     state = start(config, model)
-    folder, manifest = config.folder, {"seed": config.seed} | machine.environment("run")
+    folder, manifest = config.folder, {"seed": config.seed} | machine.environment(program)
     if main_process():
         write_json(folder / "config.json", dataclasses.asdict(config))
         write_json(folder / "environment.json", manifest)
-
     state, training = fit(config, data, model, state, console, *watch(config, data, model, int(state.step)))
     params = to_numpy(state.ema)
-    if not main_process():
-        return {}
-    parts = Parts(folder / "parts", dataclasses.asdict(config) | {"workdir": None}, replace=True)
-    arrays, figures = evaluate(config, data, model, params, Work(config.evaluation_batch, parts, console))
-    write_arrays(folder / "arrays.npz", arrays, compressed=True)
-    result = about(config, data, model) | {"training": training} | figures
+    return Trained(config, data, model, params, training, manifest) if main_process() else None
+
+
+def close(trained: Trained, result: dict[str, Any], started: float) -> None:
+    """Write report.json, and what the whole job took into environment.json."""
+    folder, manifest = trained.config.folder, trained.manifest
     write_json(folder / "report.json", result)
     manifest["seconds"] = round(time.monotonic() - started, 1)
     manifest["peak_memory_mib"] = machine.peak_memory()
     write_json(folder / "environment.json", manifest)
+
+
+def run(config: Config, console: Console) -> dict[str, Any]:
+    """Do the whole job; returns the report."""
+    started, trained = time.monotonic(), train(config, console, "run")
+    if trained is None:
+        return {}
+    config, data, model, params, training, manifest = trained
+    folder = config.folder
+    parts = Parts(folder / "parts", dataclasses.asdict(config) | {"workdir": None}, replace=True)
+    arrays, figures = evaluate(config, data, model, params, Work(config.evaluation_batch, parts, console))
+    write_arrays(folder / "arrays.npz", arrays, compressed=True)
+    result = about(config, data, model) | {"training": training} | figures
+    close(trained, result, started)
     report.write(folder)
     parts.remove()
     console.print(report.table(result))

@@ -17,8 +17,9 @@ from jax.tree_util import Partial
 
 import scoresde as ss
 from experiments.data import Data, InputError, Options
-from experiments.networks import NETWORKS, network, preset, waves
-from experiments.objective import TIMES, WEIGHTS, check, initial, objective, profiles
+from experiments.networks import NETWORKS
+from experiments.objective import TIMES, WEIGHTS, profiles
+from experiments.targets import TARGETS
 
 # Data have unit standard deviation here; with sigma_min = 1e-3 VE resolves them as finely as the others at their t_min.
 SDES: dict[str, Any] = {
@@ -45,6 +46,8 @@ def one_of(flag: str, value: str, choices: Iterable[str]) -> None:
 class Config:
     """Train a score network by denoising score matching, sample it three ways and evaluate its exact likelihood."""
 
+    target: tyro.conf.Suppress[str] = "score"
+    """What is learned: the score, or the class of a noisy example."""
     sde: Annotated[str, tyro.conf.arg(metavar="{vp,subvp,ve,cosine,flow}")] = "vp"
     """The forward process."""
     data: str = "digits"
@@ -151,7 +154,8 @@ class Config:
 
     @property
     def name(self) -> str:
-        return f"{self.data.partition(':')[0]}-{self.sde}"
+        name = f"{self.data.partition(':')[0]}-{self.sde}"
+        return f"{name}-classifier" if self.target == "class" else name
 
     @property
     def options(self) -> Options:
@@ -193,7 +197,7 @@ class Config:
         """Fill the unset flags from the preset of the data; InputError for a flag that this data cannot have."""
         if self.flip and len(data.event_shape) != 3:
             raise InputError(f"--flip is for images; the examples of {data.name} have shape {data.event_shape}")
-        values = dataclasses.asdict(preset(data, self.network)).items()
+        values = dataclasses.asdict(TARGETS[self.target].preset(data, self.network)).items()
         return dataclasses.replace(self, **{k: v for k, v in values if getattr(self, k, k) is None})
 
     def training(self) -> dict[str, Any]:
@@ -207,7 +211,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An SDE, a network behind its preconditioning, and how it is trained."""
+    """An SDE, a network behind its preconditioning (of a score or a classifier), and how it is trained."""
 
     sde: ss.SDE
     precond: ss.Preconditioner
@@ -222,19 +226,24 @@ class Model:
         """The score of the network with these parameters, without dropout."""
         return self.precond.score(Partial(self.apply, params))
 
+    def log_probs(self, params: Any) -> Any:
+        """log p_t(c | x), (x, t) -> (B, classes), of a classifier with these parameters, without dropout."""
+        return self.precond.classifier(Partial(self.apply, params))
+
 
 def build(config: Config, data: Data) -> Model:
     """The model of a resolved configuration."""
-    check(config, data)
+    target = TARGETS[config.target]
+    target.check(config, data)
     sde = SDES[config.sde]()
     key_init, key_train = jax.random.split(jax.random.key(config.seed))
-    apply, params = ss.nn.functional(network(config, data, key_init), dtype=DTYPES[config.dtype])
+    apply, params = ss.nn.functional(target.network(config, data, key_init), dtype=DTYPES[config.dtype])
     precond = ss.Preconditioner(sde, data.sigma_data)
 
-    chosen = preset(data)
+    chosen = target.preset(data)
     log_rho = chosen.p_mean + math.log(data.sigma_data), chosen.p_std
-    minimised = objective(config, data, precond, apply, log_rho)._asdict()
-    params, levels = initial(config, data, sde, params)
+    minimised = target.objective(config, data, precond, apply, log_rho)._asdict()
+    params, carry = target.initial(config, data, sde, params)
     steps = int(config.steps or 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate or 0.0, max(1, steps // 50), max(2, steps))
     matrices = partial(jax.tree.map, lambda p: p.ndim > 1)
@@ -242,13 +251,13 @@ def build(config: Config, data: Data) -> Model:
     if project := NETWORKS[str(config.network)].project:
         optimizer = ss.projected(optimizer, project)
     averages, parts = profiles(config), config.microbatches
-    trainer = ss.Trainer(optimizer=optimizer, averages=averages, carry=levels, microbatches=parts, **minimised)
+    trainer = ss.Trainer(optimizer=optimizer, averages=averages, carry=carry, microbatches=parts, **minimised)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     record = {
         "sde": {"name": type(sde).__name__} | dataclasses.asdict(sde),
         "preconditioner": {"sigma_data": precond.sigma_data, "prediction": precond.prediction.__name__},
         "network": {"name": config.network, "event_shape": data.event_shape, "width": config.width}
         | {"depth": config.depth}
-        | {k: np.asarray(v).tolist() for k, v in waves(data, str(config.network)).items()},
+        | {k: np.asarray(v).tolist() for k, v in target.waves(data, str(config.network)).items()},
     }
     return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters, record)

@@ -20,6 +20,9 @@ from scoresde.bound import discrete_bound as discrete_bound
 from scoresde.bound import likelihood_bound as likelihood_bound
 from scoresde.budget import ErrorBudget as ErrorBudget
 from scoresde.budget import error_budget as error_budget
+from scoresde.classification import Classified as Classified
+from scoresde.classification import classified as classified
+from scoresde.classification import cross_entropy as cross_entropy
 from scoresde.dequantise import dequantised_log_likelihood as dequantised_log_likelihood
 from scoresde.dequantise import truncated_normal_dequantisation as truncated_normal_dequantisation
 from scoresde.dequantise import uniform_dequantisation as uniform_dequantisation

@@ -107,6 +107,21 @@ class Preconditioner:
         """
         return Partial(_network_score, self, network if isinstance(network, Partial) else Partial(network))
 
+    def classifier(self, network: Callable[..., jax.Array]) -> Partial:
+        """log p_t(c | x), (x, t) -> (B, K), of ``network(u, c)``, which is given what a score's is and returns logits.
+
+        For ``cross_entropy`` and ``ss.guidance.of_class``; ``ss.nn.Classifier`` is such a network.
+        """
+        return Partial(_network_log_probs, self, network if isinstance(network, Partial) else Partial(network))
+
+    def inputs(self, x: jax.Array, t: ArrayLike) -> tuple[jax.Array, jax.Array]:
+        """What a network is given of x (B, *event) at t, a scalar or (B,): u (B, *event) and c (B,)."""
+        t = jnp.asarray(t)
+        flat = flatten(x)
+        u = flat / expand(_radius(self.sde.alpha(t), self.sde.sigma(t), self.sigma_data), flat)
+        c = jnp.broadcast_to(-0.5 * self.sde.log_snr(t) - math.log(self.sigma_data), x.shape[:1])
+        return u.reshape(x.shape), c
+
     def karras_weight(self, p_mean: float = -1.2, p_std: float = 1.2) -> Callable[[SDE, jax.Array], jax.Array]:
         """EDM's objective as a weight on ||eps_hat - eps||^2 under uniform time (see ``loss``).
 
@@ -132,9 +147,13 @@ def _network_score(
     t = jnp.asarray(t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     p, q = precond.prediction(alpha, sigma, sigma_data)
-    flat = flatten(x)
-    u = flat / expand(_radius(alpha, sigma, sigma_data), flat)
-    c = jnp.broadcast_to(-0.5 * sde.log_snr(t) - math.log(sigma_data), x.shape[:1])
     more = {} if cond is None else {"cond": cond}
-    F = flatten(check_score(network(u.reshape(x.shape), c, **more), x))
+    u, c = precond.inputs(x, t)
+    F = flatten(check_score(network(u, c, **more), x))
+    u = flatten(u)
     return (-(expand(p, u) * u + expand(q, u) * F) / expand(sigma, u)).reshape(x.shape)
+
+
+def _network_log_probs(precond: Preconditioner, network: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    logits = network(*precond.inputs(x, t))
+    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=1)

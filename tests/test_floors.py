@@ -38,6 +38,7 @@ FLOORS = {
     "train": 3,
     "interop": 3,
     "levels": 3,
+    "classification": 3,
     "latents": 3,
     "bound": 3,
     "rate": 3,

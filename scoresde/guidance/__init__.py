@@ -27,6 +27,7 @@ from scoresde.guidance.combined import classifier_free as classifier_free
 from scoresde.guidance.combined import classifier_free_batched as classifier_free_batched
 from scoresde.guidance.combined import composed as composed
 from scoresde.guidance.combined import mixture as mixture
+from scoresde.guidance.combined import of_class as of_class
 from scoresde.guidance.combined import product as product
 from scoresde.guidance.denoised import clipped as clipped
 from scoresde.guidance.denoised import dynamically_clipped as dynamically_clipped

@@ -127,6 +127,15 @@ def classifier(
     return Partial(guided, sde, *partials(score, log_prob_y), weight("w", w))
 
 
+def of_class(log_probs: Callable[..., jax.Array]) -> Partial:
+    """(x, t, y) -> log p_t(y | x), (B,), of a classifier (x, t) -> log p_t(c | x), (B, K): a ``log_prob_y``.
+
+    y (B,) or (1,) are whole numbers; where y is outside 0..K-1 (-1 means none) nothing is asked, the result is 0. So
+    ``ss.given(classifier(sde, score, of_class(log_probs)), y)`` is the score of examples of the classes y.
+    """
+    return Partial(_of_class, as_partial(log_probs))
+
+
 def weighted(parts: Sequence[tuple[ArrayLike, jax.Array]]) -> jax.Array:
     """sum_i w_i s_i for w_i numbers or (B,), s_i (B, *event)."""
     total = None
@@ -182,6 +191,14 @@ def _gradient(log_prob_y: Callable[..., Any], x: jax.Array) -> tuple[jax.Array, 
     if log_prob.shape != x.shape[:1]:
         raise ValueError(f"log_prob_y(x, t) must return (B,) = {x.shape[:1]}, got {log_prob.shape}")
     return pull(jnp.ones_like(log_prob))[0], rest
+
+
+def _of_class(log_probs: Partial, x: jax.Array, t: jax.Array, y: Any) -> jax.Array:
+    log_p = log_probs(x, t)
+    if log_p.ndim != 2 or log_p.shape[0] != x.shape[0]:
+        raise ValueError(f"log_probs(x, t) must return (B, K) with B = {x.shape[0]}, got {log_p.shape}")
+    chosen = _for_each(y, x.shape[0])[:, None] == jnp.arange(log_p.shape[1])[None]
+    return jnp.sum(jnp.where(chosen, log_p, 0), axis=1)
 
 
 def _classifier(

@@ -1,7 +1,10 @@
-"""Networks: scaled input (B, *event) and a noise coordinate (B,) in, an array like the input out. They know no SDE."""
+"""Networks: scaled input (B, *event) and a noise coordinate (B,) in, an array like the input out, or logits of classes.
+
+They know no SDE."""
 
 from scoresde.nn import presets as presets
 from scoresde.nn.blocks import Layout as Layout
+from scoresde.nn.classifier import Classifier as Classifier
 from scoresde.nn.conditions import drop as drop
 from scoresde.nn.conditions import null as null
 from scoresde.nn.descriptions import Classes as Classes

@@ -65,6 +65,17 @@ def grid(owner: object, event_shape: Sequence[int | None], patch: int) -> tuple[
     return shape, shape[-1]
 
 
+def levels(owner: object, multipliers: Sequence[int], attention_levels: Sequence[int]) -> set[int]:
+    """``attention_levels``, or a ValueError unless they are among the levels, one for each multiplier, at least one."""
+    name, count = type(owner).__name__, len(multipliers)
+    if not count:
+        raise ValueError(f"{name}: multipliers must name at least one level, got none")
+    for level in attention_levels:
+        if not 0 <= operator.index(level) < count:
+            raise ValueError(f"{name}: attention_levels must be in 0..{count - 1}, got {level!r}")
+    return set(attention_levels)
+
+
 def check_labels(labels: jax.Array | None, shape: tuple[int, ...]) -> None:
     """Refuse labels that are not (B, L); None is none."""
     if labels is not None and (labels.shape != shape or not shape[-1]):

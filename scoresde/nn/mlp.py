@@ -6,8 +6,9 @@ With e = silu(linear(embedding(c))), and (s, b, g) = linear(e) wherever they sta
     h <- h + (1 + g) * W_2 dropout(silu(W_1 ((1 + s) * norm(h) + b)))        in each block,
     F  = W_out silu((1 + s) * norm(h) + b),
 
-norm being layer normalisation without parameters and W_out zero at the start. Conditions enter the embedding, stand
-beside the input, or are tokens to which h attends after each block (``conditions.py``).
+norm being layer normalisation without parameters and W_out zero at the start; F is like x, or ``outputs`` numbers such
+as logits. Conditions enter the embedding, stand beside the input, or are tokens to which h attends after each block
+(``conditions.py``).
 
 References: He et al. (2016), pre-activation residual blocks; Peebles and Xie (2023), adaptive scale, shift and gate.
 """
@@ -50,6 +51,7 @@ class ResidualMLP(Network):
         labels: length L of the labels (B, L) that the call may be given, 0 for none.
         conditions: what ``cond`` of the call describes: see ``conditions.py``; None for nothing.
         heads: heads of the attention to conditions with tokens; must divide ``width``.
+        outputs: n for a result (B, n), float32 at least; None for one like the input.
         key: random key of the initial parameters.
 
     Raises:
@@ -72,6 +74,7 @@ class ResidualMLP(Network):
         labels: int = 0,
         conditions: Any = None,
         heads: int = 1,
+        outputs: int | None = None,
         key: jax.Array,
     ) -> None:
         self.event_shape = tuple(map(operator.index, event_shape))
@@ -89,7 +92,8 @@ class ResidualMLP(Network):
         rate, self.remat, self.scan = fraction(self, "dropout", dropout), remat, scan
         self.blocks = nnx.List([_Block(width, 2 * features, rate, rngs=rngs) for _ in range(depth)])
         self.modulation = linear(2 * features, 2 * width, gain=0.3, rngs=rngs)
-        self.output = linear(width, dim, gain=0, rngs=rngs)
+        self.outputs = None if outputs is None else whole(self, "outputs", outputs, 1)
+        self.output = linear(width, self.outputs or dim, gain=0, rngs=rngs)
         attended = range(depth if self.conditions.width else 0)
         self.cross = nnx.List([CrossAttention(width, self.conditions.width, heads, rngs=more) for _ in attended])
 
@@ -112,8 +116,10 @@ class ResidualMLP(Network):
         pairs = list(zip_longest(self.blocks, self.cross))
         *_, h = through(pairs, call, h, split(key, len(pairs)), remat=self.remat, scan=self.scan)
         scale, shift = jnp.split(self.modulation(e), 2, axis=-1)
-        h = self.output(jax.nn.silu(modulate(layer_norm(h), scale, shift)))
-        return h.reshape(x.shape)
+        h = jax.nn.silu(modulate(layer_norm(h), scale, shift))
+        if self.outputs is not None:
+            return self.output(h.astype(jnp.promote_types(h.dtype, jnp.float32)))
+        return self.output(h).reshape(x.shape)
 
 
 class _Block(nnx.Module):

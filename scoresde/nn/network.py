@@ -1,4 +1,5 @@
-"""What every network is: ``net(x, c, *, key=None, labels=None, cond=None)`` is an array like x, zero until trained.
+"""What every network is: ``net(x, c, *, key=None, labels=None, cond=None)``, zero until trained: an array like x, or
+logits of classes (B, K).
 
 It holds parameters and plain numbers only: no random state, no statistics. Where the parameters are bfloat16 it
 computes in bfloat16, but for its input's waves, the features of c, norms and the softmax of attention; the result has
@@ -31,7 +32,7 @@ class Network(nnx.Module):
         labels: jax.Array | None = None,
         cond: Any = None,
     ) -> jax.Array:
-        """The network's output (B, *sizes, outputs).
+        """The network's output (B, *sizes, outputs), or (B, outputs) of one that has no sizes.
 
         Args:
             x: (B, *event) of unit variance.

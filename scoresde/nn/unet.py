@@ -26,7 +26,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from scoresde.nn.blocks import Layout, ResBlock, doubling, entering_channels, halving
-from scoresde.nn.checks import constant, fraction, positive, whole
+from scoresde.nn.checks import constant, fraction, levels, positive, whole
 from scoresde.nn.conditions import Conditions, Given
 from scoresde.nn.embeddings import gaussian_fourier, input_waves
 from scoresde.nn.layers import conv, initial_keys, narrow, split
@@ -177,16 +177,12 @@ class UNet(Network):
         shape = self.event_shape
         if len(shape) not in (2, 3, 4) or min(shape) < 1:
             raise ValueError(f"UNet: event_shape must be (*sizes, channels) with 1 to 3 positive sizes, got {shape}")
-        if not multipliers:
-            raise ValueError("UNet: multipliers must name at least one level, got none")
+        levels(self, multipliers, attention_levels)
         if any(size % self.patch for size in shape[:-1]):
             raise ValueError(f"UNet: patch = {self.patch} must divide the sizes {shape[:-1]}")
         if max(shape[:-1]) // self.patch <= 2 ** (len(multipliers) - 2):
-            levels = len(multipliers)
-            raise ValueError(f"UNet: {levels} levels are too many for sizes {shape[:-1]}: give fewer multipliers")
-        for level in attention_levels:
-            if not 0 <= operator.index(level) < len(multipliers):
-                raise ValueError(f"UNet: attention_levels must be in 0..{len(multipliers) - 1}, got {level!r}")
+            count = len(multipliers)
+            raise ValueError(f"UNet: {count} levels are too many for sizes {shape[:-1]}: give fewer multipliers")
         return len(shape) - 1
 
     def _forward(
