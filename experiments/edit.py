@@ -126,9 +126,8 @@ class Flags:
         for field in dataclasses.fields(self):
             readers = READS.get(field.name, (self.edit,))
             if self.edit not in readers and getattr(self, field.name) != field.default:
-                raise InputError(
-                    f"--{field.name} has no meaning for --edit {self.edit}; it is for {', '.join(readers)}"
-                )
+                flag = field.name.replace("_", "-")
+                raise InputError(f"--{flag} has no meaning for --edit {self.edit}; it is for {', '.join(readers)}")
         if (name := NEEDS.get(self.edit)) and getattr(self, name) is None and not (self.as_is and self.blind):
             raise InputError(f"--edit {self.edit} needs --{name}")
         for name, low in {"n": 1, "evaluations": 1, "seed": 0, "between": 2, "latents": 4, "stride": 1}.items():
