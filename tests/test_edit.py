@@ -41,6 +41,7 @@ def arrays(out):
         return dict(stored)
 
 
+@pytest.mark.slow
 def test_sdedit_is_the_library_s(digits_run, tmp_path):
     folder, opened = digits_run[0], edit.open_run(digits_run[0])
     data, sde = digits_run[2], opened.model.sde
