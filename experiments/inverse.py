@@ -6,7 +6,9 @@
 The first takes held-out examples, measures them by a word of ``experiments.measurements`` with noise, and compares the
 draws with the truth; the second fills in what is missing (NaN, or empty cells) in a file. FOLDER then holds
 
-    draws.npz      ``draws`` (n, each, *event) and, where they exist, ``truth``, ``measured`` (least squares): raw units
+    draws.npz      in raw units: ``draws`` (n, each, *event), ``measured`` (least squares), and ``truth`` or ``filled``
+                   (what was known, and the mean of the draws elsewhere)
+    filled.csv     the last of these, where the file was a table with a header
     restored.png   truth, measurement, draws, their mean and standard deviation
     report.json    what was done and how far the draws are from the truth, in standard deviations of the data
 
@@ -19,7 +21,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ from experiments.likelihoods import of_rows
 from experiments.measurements import Problem
 from experiments.opening import Opened, examples, open_run
 from experiments.setup import one_of
-from experiments.writing import write_arrays, write_json
+from experiments.writing import write_arrays, write_atomically, write_json
 
 METHODS: dict[str, Callable[..., Any]] = {
     "dps": ss.inverse.dps,
@@ -116,7 +118,7 @@ def _draws(flags: Flags, opened: Opened, score: Any, problem: Problem, name: str
     sde, key = model.sde, jax.random.fold_in(jax.random.key(flags.seed), 1)
     y, which = np.repeat(problem.y, flags.each, axis=0), np.repeat(problem.where, flags.each)
     known = None if flags.label is None else np.full(len(y), flags.label, np.int32)
-    score_of = of_rows(spread_score(score), known)
+    score_of = of_rows(score, known)
     options = {"sigma_data": model.precond.sigma_data} if flags.method in OF_UNIT_DATA else {}
     table = ss.with_denoising(sde, flags.table(sde, model.precond.sigma_data))
     number = int(which[0]) * flags.each
@@ -135,15 +137,24 @@ def _draws(flags: Flags, opened: Opened, score: Any, problem: Problem, name: str
     return work.run(name, job, len(y))["x"].reshape(m, flags.each, *data.event_shape)
 
 
-def _problems(flags: Flags, opened: Opened) -> tuple[list[Problem], np.ndarray | None, int]:
-    """What is measured, the truth where it is known, and of how many examples."""
+class Given(NamedTuple):
+    """What is to be restored: held-out examples whose ``truth`` is known, or a file with missing values."""
+
+    problems: list[Problem]
+    truth: np.ndarray | None = None
+    incomplete: np.ndarray | None = None
+    """The values of the file, NaN where missing."""
+    header: list[str] = []
+
+
+def _given(flags: Flags, opened: Opened) -> Given:
     data = opened.data
     if flags.input is None:
         flags = dataclasses.replace(flags, operator=flags.operator or "box")
         truth = examples(opened.config, data_dir=flags.data_dir).held_out[: flags.n]
-        return measurements.measured(flags, data, truth), truth, len(truth)
-    x = measurements.read(flags.input, data)
-    return measurements.incomplete(data, x), None, len(x)
+        return Given(measurements.measured(flags, data, truth), truth)
+    x, header = measurements.read(flags.input, data)
+    return Given(measurements.incomplete(data, x), None, x, header)
 
 
 def program(flags: Flags, console: Console) -> None:
@@ -153,14 +164,15 @@ def program(flags: Flags, console: Console) -> None:
     opened = open_run(flags.checkpoint)
     data, (params, which) = opened.data, opened.parameters(raw=flags.raw)
     class_count(opened, flags.label)
-    problems, truth, count = _problems(flags, opened)
+    given = _given(flags, opened)
+    problems, count = given.problems, sum(len(problem.where) for problem in given.problems)
     asked = ("operator", "input", "method", "noise", "keep", "factor", "std", "missing", "each", "label", "evaluations")
     plan = flags.plan(opened, params) | {name: getattr(flags, name) for name in asked} | {"n": count}
     report = flags.out / "report.json"
     if finished(flags.out, report, plan):
         return console.print(f"{flags.out} is complete; nothing to do", highlight=False)
     console.print(f"{flags.checkpoint}, {which}; {flags.method} on {count} examples of {data.name}", highlight=False)
-    score, parts = opened.model.score(params), Parts(parts_of(flags.out), plan)
+    score, parts = spread_score(opened.model.score(params)), Parts(parts_of(flags.out), plan)
     work = Work(flags.batch if len(problems) == 1 else flags.each, parts, console)
     draws = np.empty((count, flags.each, *data.event_shape), np.float32)
     before = np.empty((count, *data.event_shape), np.float32)
@@ -171,9 +183,9 @@ def program(flags: Flags, console: Console) -> None:
         parts.remove()
         raise InputError(f"--method {flags.method}: some draws are not finite; take more --evaluations or --noise")
     result: dict[str, Any] = {"plan": plan, "checkpoint": str(flags.checkpoint)}
-    if truth is not None:
-        result["compared"] = measurements.compared(data, problems[0], draws, truth, flags.noise)
-    _write(flags, data, draws, before, truth)
+    if given.truth is not None:
+        result["compared"] = measurements.compared(data, problems[0], draws, given.truth, flags.noise)
+    _write(flags, data, draws, before, given)
     result["seconds"] = round(time.monotonic() - started, 1)
     write_json(report, result | machine.environment("inverse"))
     parts.remove()
@@ -183,26 +195,29 @@ def program(flags: Flags, console: Console) -> None:
     return None
 
 
-def _write(flags: Flags, data: Data, draws: np.ndarray, before: np.ndarray, truth: np.ndarray | None) -> None:
-    """The arrays and the picture, in raw units."""
+def _write(flags: Flags, data: Data, draws: np.ndarray, before: np.ndarray, given: Given) -> None:
+    """The arrays, the picture and the filled table, in raw units."""
     flat = draws.reshape(-1, *draws.shape[2:])
     raw = data.from_model(flat, round_levels=False).reshape(draws.shape)
-    arrays = {
-        "draws": data.from_model(flat).reshape(draws.shape),
-        "measured": data.from_model(before, round_levels=False),
-    }
-    shown = [Stage("measured", "Measured", "least squares", arrays["measured"])]
+    mean, measured = raw.mean(axis=1), data.from_model(before, round_levels=False)
+    arrays = {"draws": data.from_model(flat).reshape(draws.shape), "measured": measured}
+    shown = [Stage("measured", "Measured", "least squares", measured)]
     for k in range(min(flags.each, SHOWN)):
         shown.append(Stage(f"draw_{k}", f"Draw {k + 1}", f"{flags.method}, {flags.evaluations} evaluations", raw[:, k]))
-    shown.append(Stage("mean", "Mean", f"of {flags.each} draws", raw.mean(axis=1)))
-    if truth is not None:
-        arrays["truth"] = truth
-        shown.insert(0, Stage("truth", "Truth", "held out", truth))
+    shown.append(Stage("mean", "Mean", f"of {flags.each} draws", mean))
+    if given.truth is not None:
+        arrays["truth"] = given.truth
+        shown.insert(0, Stage("truth", "Truth", "held out", given.truth))
+    if given.incomplete is not None:
+        arrays["filled"] = np.where(np.isnan(given.incomplete), mean, given.incomplete)
     shown = [stage._replace(x=stage.x[:MOST_SHOWN]) for stage in shown]
     try:
         flags.out.mkdir(parents=True, exist_ok=True)
         write_arrays(flags.out / "draws.npz", arrays)
         stages.picture(flags.out / "restored.png", shown, data.levels)
+        if given.header:
+            lines = [",".join(f"{value:.9g}" for value in row) for row in arrays["filled"]]
+            write_atomically(flags.out / "filled.csv", "\n".join([",".join(given.header), *lines]) + "\n")
     except OSError as error:
         raise InputError(f"cannot write {flags.out}: {error.strerror or error}; choose another --out") from None
 

@@ -127,8 +127,10 @@ def operator_of(flags: Any, data: Data) -> Operator:
     return word.make(shape, flags)
 
 
-def read(path: Path, data: Data) -> np.ndarray:
-    """Raw values (n, *event), NaN where missing, of an .npy, .npz (one array) or .csv file; InputError for others."""
+def read(path: Path, data: Data) -> tuple[np.ndarray, list[str]]:
+    """Raw values (n, *event), NaN where missing, of an .npy, .npz (one array) or .csv file, and the header of the last;
+    InputError for others."""
+    header: list[str] = []
     with reading(path):
         if path.suffix == ".npz":
             with np.load(path) as stored:
@@ -138,7 +140,7 @@ def read(path: Path, data: Data) -> np.ndarray:
         elif path.suffix == ".npy":
             x = np.load(path)
         elif path.name.endswith((".csv", ".csv.gz")):
-            x, _ = read_cells(path, masked=True)
+            x, header = read_cells(path, masked=True)
         else:
             raise InputError(f"--input {path} must end in .npy, .npz, .csv or .csv.gz")
     if x.shape[1:] != data.event_shape or not len(x) or x.dtype.kind not in "buif":
@@ -150,7 +152,7 @@ def read(path: Path, data: Data) -> np.ndarray:
     if not (known := ~np.isnan(x)).any(axis=tuple(range(1, x.ndim))).all():
         row = int(np.argmin(known.any(axis=tuple(range(1, x.ndim)))))
         raise InputError(f"{path}: example {row} (from 0) has no value at all; leave it out")
-    return x
+    return x, header
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,16 +191,13 @@ def measured(flags: Any, data: Data, x: np.ndarray) -> list[Problem]:
 
 
 def incomplete(data: Data, x: np.ndarray) -> list[Problem]:
-    """A problem for each pattern of missing values."""
+    """The problem of filling in x (n, *event), NaN where missing: one, or one for each example where patterns differ."""
     elements, seen = np.asarray(data.elements(x)), ~np.isnan(x)
-    patterns, which = np.unique(seen.reshape(len(x), -1), axis=0, return_inverse=True)
-    found, of_elements = [], partial(_of_elements, data)
-    for i, pattern in enumerate(patterns):
-        operator = ss.operators.mask(pattern.reshape(data.event_shape))
-        where = np.flatnonzero(which.ravel() == i)
-        y = np.where(seen[where], elements[where], 0).astype(np.float32)
-        found.append(Problem(Partial(of_elements, operator), y, seen[where], where))
-    return found
+    y, of_elements = np.where(seen, elements, 0).astype(np.float32), partial(_of_elements, data)
+    rows = [np.arange(len(x))] if (seen == seen[:1]).all() else np.arange(len(x))[:, None]
+    return [
+        Problem(Partial(of_elements, ss.operators.mask(seen[where[0]])), y[where], seen[where], where) for where in rows
+    ]
 
 
 def compared(data: Data, problem: Problem, draws: np.ndarray, truth: np.ndarray, noise: float) -> dict[str, float]:
