@@ -191,7 +191,7 @@ def measured(flags: Any, data: Data, x: np.ndarray) -> list[Problem]:
 
 
 def incomplete(data: Data, x: np.ndarray) -> list[Problem]:
-    """The problem of filling in x (n, *event), NaN where missing: one, or one for each example where patterns differ."""
+    """What fills in x (n, *event), NaN where missing: one problem, or one for each example where patterns differ."""
     elements, seen = np.asarray(data.elements(x)), ~np.isnan(x)
     y, of_elements = np.where(seen, elements, 0).astype(np.float32), partial(_of_elements, data)
     rows = [np.arange(len(x))] if (seen == seen[:1]).all() else np.arange(len(x))[:, None]
