@@ -40,7 +40,7 @@ def _mlp(shape: tuple[int, ...], classes: int, **rest: Any) -> Any:
 
 
 NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}
-"""(event shape, classes, width=, depth=, dropout=, remat=, key=) -> network, for the words of --network."""
+"""(event shape, classes, width=, depth=, dropout=, remat=, scan=, key=) -> network, for the words of --network."""
 
 
 def preset(data: Data, word: str | None = None) -> Preset:
@@ -74,7 +74,8 @@ def network(config: Any, data: Data, key: jax.Array) -> Any:
         InputError: a width or depth that it cannot have.
     """
     assert data.labels is not None
-    options = {"width": config.width, "depth": config.depth, "dropout": config.dropout, "remat": config.remat}
+    options = {"width": config.width, "depth": config.depth, "dropout": config.dropout}
+    options |= {"remat": config.remat, "scan": config.scan}
     try:
         return NETWORKS[config.network](data.event_shape, data.labels.classes, **options, key=key)
     except ValueError as error:
