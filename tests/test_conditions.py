@@ -232,3 +232,15 @@ def test_one_network_learns_the_conditional_and_the_unconditional_law():
         samples = np.asarray(ss.sample(jax.random.key(2), score, table, (1000, 1)))
         assert abs(np.mean(samples > 0) - share) < 0.06
         assert abs(np.mean(np.abs(samples)) - 1) < 0.05 and abs(np.std(np.abs(samples)) - 0.2) < 0.05
+
+
+def test_an_unknown_class_is_refused_or_not_a_number():
+    apply, params = nn.functional(nn.ResidualMLP((2,), width=8, depth=1, conditions=nn.Classes(10), key=KEY))
+    params["output"]["kernel"] = jnp.ones_like(params["output"]["kernel"])
+    x, c, known = jnp.ones((3, 2)), jnp.zeros(3), jnp.array([-1, 0, 9])
+    for wrong in (jnp.array([1, 2, 10]), jnp.array([-2, 0, 1])):
+        with pytest.raises(ValueError, match=r"^classes must be within 0..9, or -1 for none, got \["):
+            apply(params, x, c, cond=wrong)
+        found = jax.jit(apply)(params, x, c, cond=wrong)
+        np.testing.assert_array_equal(jnp.isnan(found).all(axis=1), (wrong < -1) | (wrong > 9))
+    assert jnp.isfinite(jax.jit(apply)(params, x, c, cond=known)).all()

@@ -111,6 +111,9 @@ class Conditions(nnx.Module):
         except (ValueError, TypeError):
             values, fits = [], [False]
         if all(fits) and self.described:
+            for description, value in zip(self.described, values, strict=True):
+                if value is not None:
+                    description.check(value)
             return jax.tree.map(lambda a: jnp.broadcast_to(a, (len(x), *jnp.shape(a)[1:])), values)
         wanted = (
             f"{self.tree.unflatten(expected)} with B = {len(x)} or 1"

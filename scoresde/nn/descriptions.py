@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from scoresde.nn.checks import whole
 from scoresde.nn.positions import positions
@@ -81,6 +83,10 @@ class Condition(abc.ABC):
     def entries(self, sizes: tuple[int, ...]) -> Any:
         """The tree of ``Entry`` that the value must be, for an input (B, *sizes, channels)."""
 
+    def check(self, value: Any) -> None:
+        """Raise ValueError for a value of the right kind and shape that means nothing, where it is known."""
+        return None
+
     @abc.abstractmethod
     def read(self, value: Any) -> Any:
         """(B, features), (B, *sizes, channels), or tokens (B, N, token) and their mask (B, N)."""
@@ -88,7 +94,7 @@ class Condition(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Classes(Condition):
-    """One of ``count`` classes: int (B,); -1, or any number out of range, is none."""
+    """One of ``count`` classes: int (B,); -1 is none. Any other number is refused, and NaN where it is only traced."""
 
     count: int
 
@@ -103,8 +109,16 @@ class Classes(Condition):
     def entries(self, sizes: tuple[int, ...]) -> Any:
         return Entry("int")
 
+    def check(self, value: Any) -> None:
+        if not isinstance(value, Tracer) and not np.all(self._known(np.asarray(value))):
+            raise ValueError(f"classes must be within 0..{self.count - 1}, or -1 for none, got {np.unique(value)}")
+
     def read(self, value: Any) -> Any:
-        return jax.nn.one_hot(value, self.count, dtype=jnp.float32)
+        one = jax.nn.one_hot(value, self.count, dtype=jnp.float32)
+        return jnp.where(self._known(jnp.asarray(value))[:, None], one, jnp.nan)
+
+    def _known(self, value: Any) -> Any:
+        return (value >= -1) & (value < self.count)
 
 
 @dataclasses.dataclass(frozen=True)
