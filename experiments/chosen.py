@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data import Data, InputError
+from experiments.drawing import check_class
 from experiments.files import Options, existing, read_npz
 from experiments.opening import Opened
 from experiments.pictures import read_image
@@ -64,7 +65,6 @@ def check_classes(flags: Any, opened: Opened, data: Data) -> None:
     if flags.edit == "direction" and not count:
         raise InputError(f"--edit direction needs data with classes; {data.name} has none")
     for name in ("label", "attribute", "against"):
-        if (value := getattr(flags, name)) is not None and not 0 <= value < count:
-            raise InputError(f"--{name} must be in 0..{count - 1}, the classes of {data.name}, got {value}")
+        check_class(name, getattr(flags, name), count, data.name)
     if flags.attribute is not None and flags.attribute == flags.against:
         raise InputError(f"--attribute and --against must be two classes, got {flags.attribute} twice")

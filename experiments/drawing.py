@@ -133,6 +133,11 @@ def class_count(opened: Opened, label: int | None = None) -> int:
     count = int(opened.data.labels.classes or 0) if known and opened.data.labels is not None else 0
     if label is not None and not count:
         raise InputError("the model knows no classes: drop --label, or train with --condition class")
-    if label is not None and not 0 <= label < count:
-        raise InputError(f"--label must be in 0..{count - 1}, the classes of {opened.data.name}, got {label}")
+    check_class("label", label, count, opened.data.name)
     return count
+
+
+def check_class(flag: str, value: int | None, count: int, name: str) -> None:
+    """Raise InputError if the flag is given and names none of the ``count`` classes of the data called ``name``."""
+    if value is not None and not 0 <= value < count:
+        raise InputError(f"--{flag} must be in 0..{count - 1}, the classes of {name}, got {value}")

@@ -26,7 +26,7 @@ import scoresde as ss
 from experiments import commands, guide_figures, machine
 from experiments.batches import Arrays, Parts, Work, finished, parts_of
 from experiments.data import Data, InputError
-from experiments.drawing import DrawingFlags
+from experiments.drawing import DrawingFlags, check_class
 from experiments.draws import draw
 from experiments.guiding import METHODS, Sources
 from experiments.judge import Judge
@@ -109,8 +109,7 @@ def asked(flags: Flags, opened: Opened) -> np.ndarray:
         )
     count = opened.data.labels.classes
     for flag, value in (("label", flags.label), ("negative", flags.negative)):
-        if value is not None and not 0 <= value < count:
-            raise InputError(f"--{flag} must be in 0..{count - 1}, the classes of {opened.data.name}, got {value}")
+        check_class(flag, value, count, opened.data.name)
     return np.arange(count) if flags.label is None else np.array([flags.label])
 
 
