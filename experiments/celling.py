@@ -12,9 +12,10 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,21 @@ def worker(cells: list[Cell], root: Path, place: Place, cached: bool) -> None:
     os.environ |= place.environment
     if place.cores:
         os.sched_setaffinity(0, place.cores)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where SIGINT is ignored, as in the background
     compile_cache.set_up(cached)
-    parent = multiprocessing.parent_process()
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_stop_after, args=(parent,), daemon=True).start()
     with contextlib.suppress(Interrupted, KeyboardInterrupt):
-        work(cells, root, place, lambda: parent is None or parent.is_alive())
+        work(cells, root, place)
 
 
-def work(cells: list[Cell], root: Path, place: Place, wanted: Callable[[], bool] = lambda: True) -> None:
-    """Do what nobody else is at, until every cell is done or ``wanted()`` is false.
+def _stop_after(parent: Any) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def work(cells: list[Cell], root: Path, place: Place) -> None:
+    """Do what nobody else is at, until every cell is done.
 
     Cells of one program follow each other; each worker begins with another program.
     """
@@ -88,8 +95,6 @@ def work(cells: list[Cell], root: Path, place: Place, wanted: Callable[[], bool]
         for cell in left:
             with claim(cell.folder(root)) as mine:
                 if mine and cell.result(root) is None:
-                    if not wanted():
-                        return
                     write_json(cell.path(root), do(cell, root, builder))
                     idle = False
         if idle:
