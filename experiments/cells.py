@@ -41,7 +41,7 @@ DIGITS = 16
 class Measurement(drawing.SolverFlags):
     """What is measured of a trained model."""
 
-    measure: str = "likelihood,samples"
+    measure: str = "likelihood+samples"
     """Some of likelihood, bound (the variational one of integer data) and samples (their distance to held-out data)."""
     tolerance: float = TOLERANCE
     """Of the likelihood in adaptive steps, relative and absolute."""
@@ -59,7 +59,7 @@ class Measurement(drawing.SolverFlags):
         super().check()
         unknown = [word for word in self.kinds if word not in KINDS]
         if unknown or not self.kinds:
-            raise InputError(f"--measure takes some of {','.join(KINDS)}, got {self.measure!r}")
+            raise InputError(f"--measure takes some of {'+'.join(KINDS)}, got {self.measure!r}")
         if not 0 < self.tolerance < 1:
             raise InputError(f"--tolerance must be in (0, 1), got {self.tolerance}")
         self.at_least(likelihood_evaluations=4)
@@ -68,7 +68,7 @@ class Measurement(drawing.SolverFlags):
 
     @property
     def kinds(self) -> list[str]:
-        return [word for word in self.measure.split(",") if word]
+        return [word for word in self.measure.split("+") if word]
 
     def settings(self, config: Config) -> Settings:
         """How the likelihood is measured."""

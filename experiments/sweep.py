@@ -17,19 +17,10 @@ A sweep that was stopped or killed continues when the same command is given, fro
 one with more values or seeds does only what is new. Cells run in as many processes as there are accelerators, or jobs.
 """
 
-import contextlib
 import dataclasses
-import importlib
-import itertools
-import math
-import multiprocessing
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import tyro
@@ -37,17 +28,15 @@ from rich.console import Console
 
 from experiments import cells as of_cells
 from experiments import commands, machine, sweep_figures, sweep_table
-from experiments.celling import Place, worker
 from experiments.cells import Cell
 from experiments.files import InputError
 from experiments.fit import Interrupted
+from experiments.launch import launched
 from experiments.progress import progress
 from experiments.setup import one_of
 from experiments.writing import write_atomically, write_json
 
 POLL_SECONDS = 0.5
-DEVICES = "import jax; print(jax.default_backend(), jax.local_device_count())"
-VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "cuda": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +150,8 @@ def run_all(flags: Flags, cells: list[Cell], root: Path, console: Console) -> No
         InputError: all workers ended and cells are left.
     """
     with progress(console, "cell", len(cells)) as show:
-        ended, known = workers(flags, cells, root), -1
-        with ended as all_ended:
+        known = -1
+        with launched(flags, cells, root) as all_ended:
             try:
                 while True:
                     last = all_ended()
@@ -181,75 +170,6 @@ def run_all(flags: Flags, cells: list[Cell], root: Path, console: Console) -> No
                 raise Interrupted(
                     f"stopped with {known} of {len(cells)} cells done; the same command continues from there"
                 ) from None
-
-
-@contextlib.contextmanager
-def workers(flags: Flags, cells: list[Cell], root: Path) -> Iterator[Any]:
-    """Start them; a function that tells whether all have ended. They are stopped at the end of the context."""
-    if all(cell.path(root).exists() for cell in cells):
-        yield lambda: True
-        return
-    places = plan_places(flags, len({cell.trained for cell in cells}))
-    if flags.cluster != "none":
-        with submitted(flags, cells, root, places) as ended:
-            yield ended
-        return
-    spawn = multiprocessing.get_context("spawn")
-    started = [
-        spawn.Process(target=worker, args=(cells, root, place, flags.compile_cache), daemon=True) for place in places
-    ]
-    for process in started:
-        process.start()
-    try:
-        yield lambda: not any(process.is_alive() for process in started)
-    except BaseException:
-        for process in started:
-            process.terminate()  # one in the midst of a training saves it first
-        raise
-    finally:
-        for process in started:
-            process.join()
-
-
-def plan_places(flags: Flags, trainings: int) -> list[Place]:
-    """A place for each worker: its devices, or its share of the processor's cores."""
-    if flags.cluster != "none":
-        count = min(flags.jobs or trainings, trainings)
-        return [Place(number, count) for number in range(count)]
-    found = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True).stdout.split()
-    platform, devices = (found[-2], int(found[-1])) if len(found) > 1 else ("cpu", 1)
-    variable = VISIBLE.get(platform)
-    count = min(flags.jobs or (devices if variable else 1), trainings)
-    if variable:
-        names = os.environ.get(variable, "").split(",") if os.environ.get(variable) else list(map(str, range(devices)))
-        return [Place(number, count, {variable: names[number % len(names)]}) for number in range(count)]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    share = math.ceil(len(cores) / count) if count > 1 else 0
-    turns = itertools.cycle([tuple(cores[i : i + share]) for i in range(0, len(cores), share)] if share else [()])
-    return [Place(number, count, cores=own) for number, own in zip(range(count), turns, strict=False)]
-
-
-@contextlib.contextmanager
-def submitted(flags: Flags, cells: list[Cell], root: Path, places: list[Place]) -> Iterator[Any]:
-    """The workers as jobs of submitit, cancelled at the end of the context."""
-    try:
-        submitit = importlib.import_module("submitit")
-    except ModuleNotFoundError:
-        raise InputError(f"--cluster {flags.cluster} needs submitit: pip install submitit") from None
-    options = {name: int(v) if v.isdigit() else v for name, _, v in (o.partition("=") for o in flags.cluster_options)}
-    executor = submitit.AutoExecutor(folder=flags.out / "jobs", cluster=flags.cluster)
-    try:
-        executor.update_parameters(name="sweep", **options)
-        with executor.batch():
-            jobs = [executor.submit(worker, cells, root.resolve(), place, flags.compile_cache) for place in places]
-    except (TypeError, NameError, RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"submitit: {' '.join(str(error).split())}") from None
-    try:
-        yield lambda: all(job.done() for job in jobs)
-    finally:
-        for job in jobs:
-            if not job.done():
-                job.cancel()
 
 
 def rows_of(flags: Flags, cells: list[Cell], root: Path) -> list[sweep_table.Row]:

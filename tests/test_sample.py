@@ -154,7 +154,7 @@ import json, sys
 from pathlib import Path
 import jax
 from rich.console import Console
-from experiments import commands, evaluate, sample
+from experiments import evaluate, sample
 run, out = map(Path, sys.argv[1:])
 assert jax.device_count() == 8
 sample.program(sample.Flags(checkpoint=run, out=out / "a.npz", n=20, evaluations=4, batch=16), Console(quiet=True))

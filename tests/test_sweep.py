@@ -18,9 +18,9 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from experiments import celling, cells, sweep, sweep_figures, sweep_table
-from experiments.celling import Place
+from experiments import cells, sweep, sweep_figures, sweep_table, workers
 from experiments.files import InputError
+from experiments.workers import Place
 
 ROOT = Path(__file__).parents[1]
 TINY = {"width": 16, "depth": 1, "steps": 100, "samples": 8, "likelihood_examples": 6, "likelihood_evaluations": 4}
@@ -92,7 +92,7 @@ def test_values_with_commas_come_from_a_list(tmp_path):
         (["solver=heun", "evaluations=0"], "--evaluations must be at least 1"),
         (["solver=ddim", "snr=0.1"], "--snr has no meaning for --solver ddim; it is for predictor-corrector"),
         (["solver=predictor-corrector", "evaluations=1"], "predictor-corrector takes at least"),
-        (["measure=fid"], "--measure takes some of likelihood,bound,samples"),
+        (["measure=fid"], "--measure takes some of likelihood+bound+samples"),
         (["t_min=2"], "--sde vp --t-min 2.0"),
         (["guidance=2"], "--guidance is for models trained with --condition class"),
         (["ema_length=0.1"], "--ema-length is for trainings with --ema-lengths"),
@@ -151,12 +151,12 @@ def work_with(monkeypatch, done, found, root, places):
         time.sleep(0.01)
         return {"asked": cell.asked}
 
-    monkeypatch.setattr(celling, "do", do)
-    monkeypatch.setattr(celling, "WAIT_SECONDS", 0.01)
-    workers = [threading.Thread(target=celling.work, args=(found, root, place)) for place in places]
-    for thread in workers:
+    monkeypatch.setattr(workers, "do", do)
+    monkeypatch.setattr(workers, "WAIT_SECONDS", 0.01)
+    threads = [threading.Thread(target=workers.work, args=(found, root, place)) for place in places]
+    for thread in threads:
         thread.start()
-    for thread in workers:
+    for thread in threads:
         thread.join()
 
 
@@ -172,12 +172,12 @@ def test_workers_share_the_cells_and_do_each_once(monkeypatch, tmp_path):
 
 def test_a_training_that_another_process_is_at_is_left_to_it(monkeypatch, tmp_path):
     found, done = expand("sde=vp,ve"), []
-    code = "import sys; from pathlib import Path; from experiments.celling import claim\n"
+    code = "import sys; from pathlib import Path; from experiments.workers import claim\n"
     code += "with claim(Path(sys.argv[1])) as mine:\n    print(mine, flush=True)\n    sys.stdin.read()"
     command = [sys.executable, "-c", code, str(found[0].folder(tmp_path))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
         assert other.stdout is not None and other.stdout.readline() == "True\n"
-        with celling.claim(found[0].folder(tmp_path)) as mine:
+        with workers.claim(found[0].folder(tmp_path)) as mine:
             assert not mine
         other.kill()  # what it claimed is free again
         other.wait()
@@ -187,19 +187,19 @@ def test_a_training_that_another_process_is_at_is_left_to_it(monkeypatch, tmp_pa
 
 def test_cells_of_one_program_follow_each_other_and_workers_begin_apart():
     found = expand("evaluations=5,6", "sde=vp,ve", seeds=(0, 1))
-    order = celling.in_order(found, 0.0)
+    order = workers.in_order(found, 0.0)
     assert [cell.config.sde for cell in order] == ["vp"] * 4 + ["ve"] * 4
     assert [cell.trained for cell in order[:4]] == [order[0].trained] * 2 + [order[2].trained] * 2
-    assert [cell.config.sde for cell in celling.in_order(found, 0.5)] == ["ve"] * 4 + ["vp"] * 4
+    assert [cell.config.sde for cell in workers.in_order(found, 0.5)] == ["ve"] * 4 + ["vp"] * 4
 
 
 def test_a_cell_that_fails_says_why_and_the_others_go_on(monkeypatch, tmp_path):
     def train(config, console, program, *, build):
         raise InputError("no such luck") if config.sde == "ve" else ZeroDivisionError("what\nnow")
 
-    monkeypatch.setattr(celling, "train", train)
+    monkeypatch.setattr(workers, "train", train)
     found = expand("sde=vp,ve")
-    celling.work(found, tmp_path, Place())
+    workers.work(found, tmp_path, Place())
     assert found[1].result(tmp_path) == {"error": "no such luck"}
     assert found[0].result(tmp_path) == {"error": "ZeroDivisionError: what now"}
     assert "Traceback" in found[0].path(tmp_path).with_suffix(".traceback").read_text()
@@ -292,7 +292,7 @@ def table(out):
 
 @pytest.mark.slow
 def test_a_killed_sweep_continues_with_the_same_bits(tmp_path):
-    settings = {"sde": "vp,ve", "solver": "ddim,unipc", "steps": 1500, "measure": "likelihood,bound,samples"}
+    settings = {"sde": "vp,ve", "solver": "ddim,unipc", "steps": 1500, "measure": "likelihood+bound+samples"}
     whole = run(tmp_path / "whole", "--jobs", "2", **settings)
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
@@ -319,7 +319,7 @@ def test_a_killed_sweep_continues_with_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_a_cell_is_what_the_other_commands_say(tmp_path):
-    done = run(tmp_path / "sweep", "--seeds", "3,5", sde="ve", measure="likelihood,samples", raw="true,false")
+    done = run(tmp_path / "sweep", "--seeds", "3,5", sde="ve", measure="likelihood+samples", raw="true,false")
     assert done.returncode == 0, done.stderr
     rows = {(row["seed"], row["raw"]): row for row in table(tmp_path / "sweep")}
     assert len(rows) == 4 and rows["3", "True"]["likelihood"] != rows["3", "False"]["likelihood"]

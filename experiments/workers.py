@@ -162,7 +162,7 @@ def measure(cell: Cell, trained: Trained, root: Path) -> dict[str, Any]:
     parts.remove()
     figures["seconds"] = round(time.monotonic() - started, 2)
     about = {"asked": cell.asked, "parameters": model.parameters, "training": trained.training}
-    return about | figures | {"environment": machine.environment("sweep"), "record": cell.record}
+    return about | figures | {"environment": machine.environment("sweep")}
 
 
 def parameters(cell: Cell, trained: Trained, folder: Path) -> Any:
