@@ -131,7 +131,7 @@ class Config:
     tensorboard: bool = False
     """Write what metrics.jsonl holds as TensorBoard event files too."""
     workdir: Path | None = None
-    """Folder of the run; by default runs/DATA-SDE."""
+    """Folder of the run; by default runs/DATA-SDE, where the data of a path go by its last name."""
     save_seconds: float = 10.0
     """Seconds of training between checkpoints; 0 saves after every compiled call."""
     keep: int = 2
@@ -165,7 +165,8 @@ class Config:
 
     @property
     def name(self) -> str:
-        name = f"{self.data.partition(':')[0]}-{self.sde}"
+        kind, _, path = self.data.partition(":")
+        name = f"{Path(path).name.partition('.')[0] or kind}-{self.sde}"
         return f"{name}-classifier" if self.target == "class" else name
 
     @property
