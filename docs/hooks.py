@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "experiments/benchmarks/*.md", "experiments/assets/*.png")
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^():#\s]+)(#[^()\s]*)?\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FUNCTION = re.compile(r"<mi>(log|cos|sin|arctan)</mi>")
 
 
 def on_files(files, config):
@@ -47,6 +48,7 @@ def on_page_content(content, page, config, files):
     """TeX as MathML: the browser draws it without scripts or fonts from elsewhere."""
 
     def drawn(equation):
-        return convert(html.unescape(equation[2]), display="block" if equation[1] == "div" else "inline")
+        drawing = convert(html.unescape(equation[2]), display="block" if equation[1] == "div" else "inline")
+        return FUNCTION.sub(r'\g<0><mspace width="0.167em" />', drawing)
 
     return EQUATION.sub(drawn, content)
