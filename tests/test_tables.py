@@ -55,7 +55,7 @@ def test_columns_by_name_and_number(tmp_path):
 
 def test_columns_that_are_left_out_may_hold_anything(tmp_path):
     path = tmp_path / "t.csv"
-    lines = [f"{a!r},Rome,{'' if i % 7 else c!r},{b!r}" for i, (a, b, c) in enumerate(X.tolist())]
+    lines = [f"{a!r},Rome,{repr(c) * (i % 7 == 0)},{b!r}" for i, (a, b, c) in enumerate(X.tolist())]
     path.write_text("\n".join(["a,city,c,b", *lines]) + "\n")
     expected = X[:, :2].astype("f4")
     expected = expected[np.lexsort(expected.T)]
