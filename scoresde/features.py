@@ -64,13 +64,13 @@ class Moments(NamedTuple):
     """Sums over each group of a sample, in float64, of x - offset.
 
     Attributes:
-        count: (G,) examples.
+        examples: (G,) how many.
         total: (G, F).
         products: (G, F, F) of (x - offset)(x - offset)^T.
         offset: (F,) the mean of the first batch.
     """
 
-    count: np.ndarray
+    examples: np.ndarray
     total: np.ndarray
     products: np.ndarray
     offset: np.ndarray
@@ -93,15 +93,17 @@ def moments(batches: Iterable[ArrayLike], *, groups: int = 10) -> Moments:
             shape, width = (groups, batch.shape[1]), batch.shape[1]
             found = Moments(np.zeros(groups, int), np.zeros(shape), np.zeros((*shape, width)), batch.mean(axis=0))
         if batch.shape[1:] != found.offset.shape:
-            raise ValueError(f"features must have the same length in all batches, got {batch.shape} after {shape}")
+            raise ValueError(
+                f"features must have one length in all batches, got {batch.shape} after {found.offset.shape}"
+            )
         which = np.fromiter(itertools.islice(order, len(batch)), int, len(batch))
         for g in range(groups):
             rows = batch[which == g] - found.offset[None]
-            found.count[g] += len(rows)
+            found.examples[g] += len(rows)
             found.total[g] += rows.sum(axis=0)
             found.products[g] += rows.T @ rows
-    if found is None or groups < 2 or found.count.min() < 2:
-        count = 0 if found is None else found.count.sum()
+    if found is None or groups < 2 or found.examples.min() < 2:
+        count = 0 if found is None else found.examples.sum()
         raise ValueError(f"expected at least 2 groups and 2 examples in each, got {groups} and {count} in all")
     return found
 
@@ -129,7 +131,7 @@ def frechet_distance(x: ArrayLike | Moments, y: ArrayLike | Moments) -> Frechet:
     d = limit = _distance(mu, S, nu, T, A)
     variance = 0.0
     for sample, centre, covariance, root in ((x, nu, T, B), (y, mu, S, A)):
-        G = len(sample.count)
+        G = len(sample.examples)
         left = np.array([_distance(centre, covariance, *_gaussian(sample, without=g), root) for g in range(G)])
         limit -= (G - 1) * (left.mean() - d)
         variance += (G - 1) * left.var()
