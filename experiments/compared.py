@@ -97,7 +97,9 @@ class Reference(NamedTuple):
     data: Data
     parts: list[Examples]
     other: Examples
-    """The part that it has nothing of; empty where there is none."""
+    """The part that it has nothing of, empty where there is none,"""
+    other_name: str
+    """and its name."""
 
     @property
     def size(self) -> int:
@@ -118,9 +120,12 @@ def sha256(parts: list[Examples]) -> str:
 def reference(spec: str, part: str, data_dir: Path | None) -> Reference:
     """The training part, the held-out part or both of what --data would name ``spec``."""
     data = load(spec, data_dir=data_dir)
-    chosen = {"train": [data.train], "held-out": [data.held_out], "all": [data.train, data.held_out]}[part]
-    other = {"train": data.held_out, "held-out": data.train, "all": data.train[:0]}[part]
-    return Reference(f"{data.name} {part.replace('-', ' ')}", data, chosen, other)
+    parts: dict[str, Examples] = {"held-out": data.held_out, "train": data.train}
+    if part == "all":
+        return Reference(f"{data.name} all", data, list(parts.values()), data.held_out[:0], "")
+    chosen = parts.pop(part)
+    ((other, rest),) = parts.items()
+    return Reference(f"{data.name} {part}", data, [chosen], rest, f"{data.name} {other}")
 
 
 def levels_of(found: Samples, data: Data) -> int | None:

@@ -173,7 +173,7 @@ def program(flags: Flags, console: Console) -> None:
 
 def _show(result: dict[str, Any], facts: Facts, against: Reference, console: Console) -> None:
     """A line for each distance."""
-    for figures, real in ((result["samples"], ""), (result["real"], f"real, not of that part of {against.data.name}")):
+    for figures, real in ((result["samples"], ""), (result["real"], f"real, of {against.other_name}")):
         if figures is None:
             continue
         n, frechet, kernel = figures["examples"], figures["frechet"], figures["kernel"]
