@@ -160,7 +160,11 @@ def program(flags: Flags, console: Console) -> None:
     if flags.export is not None:
         _export(flags.export, found.x, levels, against)
     parts = Parts(parts_of(flags.out), plan | {"batch": flags.batch})
-    result = {"plan": plan} | _compare(found.x, levels, against, by, Work(flags.batch, parts, console))
+    try:
+        result = {"plan": plan} | _compare(found.x, levels, against, by, Work(flags.batch, parts, console))
+    except InputError:
+        parts.remove()
+        raise
     result |= {"manifest": found.manifest, "seconds": round(time.monotonic() - started, 1)}
     try:
         write_json(flags.out, result | machine.environment("distance"))

@@ -17,7 +17,7 @@ group g of G of one sample,
     limit       = d - sum over both samples (G - 1) (mean_g d_(-g) - d)
     std_error^2 = sum over both samples (G - 1)/G sum_g (d_(-g) - mean d_(-g))^2
 
-It leaves terms of order 1/n^2, which are small once n is above F. MMD^2 has no bias.
+It leaves terms of order 1/n^2, which are small from n = F on but not below. MMD^2 has no bias.
 
 References: Heusel et al. 2017 (FID); Chong and Forsyth 2020 (its limit, by regression on 1/n over subsets); Binkowski
 et al. 2018 (KID); Efron and Stein 1981 (jackknife).
@@ -88,7 +88,7 @@ def moments(batches: Iterable[ArrayLike], *, groups: int = 10) -> Moments:
     rng, found = np.random.default_rng(0), None
     order = itertools.chain.from_iterable(rng.permutation(groups).tolist() for _ in itertools.count())
     for given in batches:
-        batch = _finite(given)
+        batch = _finite(_features(given))
         if found is None:
             shape, width = (groups, batch.shape[1]), batch.shape[1]
             found = Moments(np.zeros(groups, int), np.zeros(shape), np.zeros((*shape, width)), batch.mean(axis=0))
@@ -149,30 +149,36 @@ def kernel_distance(x: ArrayLike, y: ArrayLike, *, blocks: int | None = None) ->
     Raises:
         ValueError: features of another shape or different lengths, not finite, or too few of them.
     """
-    x, y = _finite(x), _finite(y)
+    x, y = _features(x), _features(y)
     least, most = sorted((len(x), len(y)))
     if blocks is None:
         blocks = min(max(_FEWEST_BLOCKS, -(-most // _LARGEST_BLOCK)), least // 2)
     if x.shape[1] != y.shape[1] or not 2 <= blocks <= least // 2:
         raise ValueError(f"expected (n, F) and (m, F), two examples a block and two blocks, got {x.shape}, {y.shape}")
     rng = np.random.default_rng(0)
-    parts = [np.array_split(rng.permutation(v), blocks) for v in (x, y)]
-    values = np.array([_mmd(a, b) for a, b in zip(*parts, strict=True)])
+    parts = [np.array_split(rng.permutation(len(v)), blocks) for v in (x, y)]
+    values = np.array([_mmd(_finite(x[i]), _finite(y[j])) for i, j in zip(*parts, strict=True)])
     return Kernel(float(values.mean()), float(values.std(ddof=1) / np.sqrt(blocks)))
 
 
-def _finite(features: ArrayLike) -> np.ndarray:
-    """Features (n, F) in float64."""
-    values = np.asarray(features)
+def _features(given: ArrayLike) -> np.ndarray:
+    """Features (n, F) as they are."""
+    values = np.asarray(given)
     if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "buif":
         raise ValueError(f"expected features (n, F) of real numbers, got {values.dtype} {values.shape}")
-    if not np.isfinite(values := values.astype(np.float64)).all():
-        raise ValueError(f"{int((~np.isfinite(values)).any(axis=1).sum())} of {len(values)} features are not finite")
     return values
 
 
-def _slices(features: ArrayLike) -> Iterable[np.ndarray]:
-    values = np.atleast_1d(np.asarray(features))
+def _finite(features: np.ndarray) -> np.ndarray:
+    """The same in float64."""
+    values = features.astype(np.float64)
+    if not (finite := np.isfinite(values).all(axis=1)).all():
+        raise ValueError(f"{int((~finite).sum())} of {len(values)} examples have features that are not finite")
+    return values
+
+
+def _slices(given: ArrayLike) -> Iterable[np.ndarray]:
+    values = _features(given)
     return (values[i : i + _ROWS] for i in range(0, len(values), _ROWS))
 
 
