@@ -93,7 +93,7 @@ def _classifier(path: Path, data: Data) -> Extractor:
         return model.apply(cut, *model.precond.inputs(x, model.sde.t_min))
 
     def of(x: np.ndarray) -> np.ndarray:
-        raw = np.round(x * ((known.levels or 0) - 1) / 255) if x.dtype == np.uint8 else x
+        raw = np.round(x / 255 * ((known.levels or 0) - 1)) if x.dtype == np.uint8 else x
         return np.asarray(pooled(known.to_model(raw)))
 
     sha = digest(params)
