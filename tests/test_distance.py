@@ -1,5 +1,6 @@
 """``experiments.distance``: the library's distances of what an extractor gives, never without what they depend on."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -15,7 +16,7 @@ from small import save_run
 
 import scoresde as ss
 from experiments import sample
-from experiments.compared import PARTS
+from experiments.compared import reference, sha256
 from experiments.data import load
 from experiments.distance import Flags, program
 from experiments.extractors import extractor, seen
@@ -65,17 +66,22 @@ def test_the_distances_are_the_library_s_and_no_line_lacks_what_they_depend_on(t
     assert "is complete; nothing to do" in compare(path, tmp_path / "d.json", features="pixels")[1]
 
 
-@pytest.mark.parametrize("part", [PARTS[0], *(pytest.param(part, marks=pytest.mark.slow) for part in PARTS[1:])])
-def test_the_hash_is_of_the_reference_alone(tmp_path, part):
-    of_digits(tmp_path / "a.npz", 40)
-    found = [
-        compare(tmp_path / "a.npz", tmp_path / f"{f}.json", part=part, features=f)[0] for f in ("pixels", "random")
-    ]
-    one, two = (about["plan"] for about in found)
-    sizes = {"held-out": 297, "train": 1500, "all": 1797}
-    assert one["reference_sha256"] == two["reference_sha256"] and one["reference_examples"] == sizes[part]
-    assert [about["feature_length"] for about in found] == [64, 128]
-    assert (found[0]["real"] is None) == (part == "all")
+def test_a_part_of_the_reference_has_its_hash_and_another_part_to_be_compared_with():
+    hashes = set()
+    for part, size, rest in (("held-out", 297, 1500), ("train", 1500, 297), ("all", 1797, 0)):
+        against = reference("digits", part, None)
+        assert (against.size, len(against.other)) == (size, rest)
+        sha = hashlib.sha256()
+        for x in {"held-out": [DIGITS.held_out], "train": [DIGITS.train], "all": [DIGITS.held_out, DIGITS.train]}[part]:
+            sha.update(f"uint8({len(x)}, 8, 8, 1)".encode() + x.tobytes())
+        assert sha256(against.parts) == sha.hexdigest()
+        hashes.add(sha.hexdigest())
+    assert len(hashes) == 3
+
+
+def test_without_another_part_there_are_no_real_examples_to_compare(tmp_path):
+    found, said = compare(of_digits(tmp_path / "a.npz", 40), tmp_path / "d.json", part="all", features="pixels")
+    assert found["real"] is None and said.count("distance @") == 2
 
 
 def test_pictures_are_exported_as_samples_are_and_give_the_same_distance(tmp_path):
