@@ -36,14 +36,14 @@ from rich.console import Console
 import scoresde as ss
 from experiments import commands, compared, machine, panels
 from experiments.batches import Parts, Work, finished, parts_of, rows
-from experiments.compared import PARTS, Facts, Reference
+from experiments.compared import PARTS, Facts, Reference, Samples
 from experiments.data import InputError
 from experiments.extractors import Extractor, extractor, seen
 from experiments.files import Examples
 from experiments.setup import one_of
 from experiments.writing import write_json, write_pictures
 
-LEAST = 20
+LEAST, SIDES = 20, ("samples", "reference")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,19 +104,21 @@ def _distances(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     return {"examples": len(x), "frechet": frechet._asdict(), "kernel": kernel._asdict()}
 
 
-def _export(folder: Path, x: np.ndarray, levels: int | None, against: Reference) -> None:
-    """Both sides as PNGs."""
+def _check_export(folder: Path, levels: int | None, against: Reference) -> None:
+    """Raise InputError if the two sides cannot be PNGs in this folder."""
     shape = against.data.event_shape
     if levels is None or not panels.is_image(shape) or shape[2:] not in ((), (1,), (3,)):
         raise InputError(f"--export is for grey or RGB images of integer levels, not for {against.data.describe()}")
-    for path in (paths := [folder / "samples", folder / "reference"]):
-        if path.exists():
-            raise InputError(f"{path} exists; choose another --export")
-    try:
-        for path, parts, top in ((paths[0], [x], levels), (paths[1], against.parts, against.data.levels)):
-            write_pictures(path, (seen(part[i : i + 1], top)[0] for part in parts for i in range(len(part))))
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another --export") from None
+    for name in SIDES:
+        if (folder / name).exists():
+            raise InputError(f"{folder / name} exists; choose another --export")
+
+
+def _export(folder: Path, x: np.ndarray, levels: int | None, against: Reference) -> None:
+    """Both sides as PNGs."""
+    sides: list[tuple[list[Examples], int | None]] = [([x], levels), (against.parts, against.data.levels)]
+    for name, (parts, top) in zip(SIDES, sides, strict=True):
+        write_pictures(folder / name, (seen(p[i : i + 1], top)[0] for p in parts for i in range(len(p))))
 
 
 def _compare(x: np.ndarray, levels: int | None, against: Reference, by: Extractor, work: Work) -> dict[str, Any]:
@@ -132,18 +134,24 @@ def _compare(x: np.ndarray, levels: int | None, against: Reference, by: Extracto
     return result | {"feature_length": reference.shape[1]}
 
 
+def _reference(flags: Flags, found: Samples) -> Reference:
+    """What the flags, or else the manifest, name."""
+    spec = flags.reference or found.manifest.get("data")
+    if not spec:
+        raise InputError(f"the reference is unknown (no {flags.samples.name}.json names data): add --reference")
+    against = compared.reference(spec, flags.part, flags.data_dir)
+    if (least := min(len(found.x), against.size)) < LEAST:
+        raise InputError(f"a distance needs {LEAST} examples on both sides at least, got {least}")
+    return against
+
+
 def program(flags: Flags, console: Console) -> None:
     """Compare, write, and print the distances with all that they depend on."""
     flags.check()
     started, found = time.monotonic(), compared.samples(flags.samples)
     drawn = compared.drawn_by(flags, found.manifest)
-    spec = flags.reference or found.manifest.get("data")
-    if not spec:
-        raise InputError(f"the reference is unknown (no {flags.samples.name}.json names data): add --reference")
-    against = compared.reference(spec, flags.part, flags.data_dir)
+    against = _reference(flags, found)
     levels = compared.levels_of(found, against.data)
-    if (least := min(len(found.x), against.size)) < LEAST:
-        raise InputError(f"a distance needs {LEAST} examples on both sides at least, got {least}")
     by = extractor(flags.features, against.data, flags.extractor)
     facts = Facts(
         examples=len(found.x),
@@ -158,7 +166,7 @@ def program(flags: Flags, console: Console) -> None:
         console.print(f"{flags.out} is complete; nothing to do", highlight=False)
         return
     if flags.export is not None:
-        _export(flags.export, found.x, levels, against)
+        _check_export(flags.export, levels, against)
     parts = Parts(parts_of(flags.out), plan | {"batch": flags.batch})
     try:
         result = {"plan": plan} | _compare(found.x, levels, against, by, Work(flags.batch, parts, console))
@@ -167,9 +175,11 @@ def program(flags: Flags, console: Console) -> None:
         raise
     result |= {"manifest": found.manifest, "seconds": round(time.monotonic() - started, 1)}
     try:
+        if flags.export is not None:
+            _export(flags.export, found.x, levels, against)
         write_json(flags.out, result | machine.environment("distance"))
     except OSError as error:
-        raise InputError(f"cannot write {flags.out}: {error.strerror}; choose another --out") from None
+        raise InputError(f"cannot write {error.filename}: {error.strerror}; choose another place") from None
     parts.remove()
     _show(result, facts, against, console)
     console.print(f"{result['seconds']} s; {flags.out}", highlight=False)

@@ -6,7 +6,7 @@ Sample i depends on (seed, i) alone: not on the batch size, the number of device
 that was stopped or killed continues when the same command is given again. Where ``--out`` leads:
 
     FILE.npz    one array ``arr_0`` (n, *event) in the units of the data: uint8 (n, height, width, channels) for images
-    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them
+    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them (``experiments.distance``)
     FILE.png    one picture: a grid of images, or the points or curves
 
 and beside it the manifest (FILE.npz.json): which parameters, solver, grid, evaluations, seed, versions and command.

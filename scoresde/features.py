@@ -83,8 +83,11 @@ def moments(batches: Iterable[ArrayLike], *, groups: int = 10) -> Moments:
     sizes of the batches nor an order by classes matters.
 
     Raises:
-        ValueError: batches of another shape, values that are not finite, fewer than two examples a group.
+        ValueError: fewer than two groups, batches of another shape, values that are not finite, fewer than two
+            examples a group.
     """
+    if groups < 2:
+        raise ValueError(f"groups must be at least 2, got {groups}")
     rng, found = np.random.default_rng(0), None
     order = itertools.chain.from_iterable(rng.permutation(groups).tolist() for _ in itertools.count())
     for given in batches:
@@ -102,9 +105,9 @@ def moments(batches: Iterable[ArrayLike], *, groups: int = 10) -> Moments:
             found.examples[g] += len(rows)
             found.total[g] += rows.sum(axis=0)
             found.products[g] += rows.T @ rows
-    if found is None or groups < 2 or found.examples.min() < 2:
+    if found is None or found.examples.min() < 2:
         count = 0 if found is None else found.examples.sum()
-        raise ValueError(f"expected at least 2 groups and 2 examples in each, got {groups} and {count} in all")
+        raise ValueError(f"expected at least 2 examples in each of {groups} groups, got {count} in all")
     return found
 
 

@@ -154,12 +154,15 @@ def test_refusals():
         for distance in (frechet_distance, kernel_distance):
             with pytest.raises(ValueError, match=words):
                 distance(x, bad)
-    with pytest.raises(ValueError, match="2 examples in each, got 10 and 19"):
+    with pytest.raises(ValueError, match="2 examples in each of 10 groups, got 19 in all"):
         moments([x[:19]])
     with pytest.raises(ValueError, match="in all batches"):
         moments([x, x[:, :1]])
-    with pytest.raises(ValueError, match="got 10 and 0"):
+    with pytest.raises(ValueError, match="got 0 in all"):
         moments([])
+    for groups in (0, 1):
+        with pytest.raises(ValueError, match=f"groups must be at least 2, got {groups}"):
+            moments([x], groups=groups)
     for groups in (0, 1, 21):
         with pytest.raises(ValueError, match=f"at least 2 groups .*got {groups}, "):
             kernel_distance(x, x, groups=groups)
