@@ -46,7 +46,7 @@ def main(
 
     ``cached`` says whether what it compiles is kept on disk.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where SIGINT is ignored, as in the background
     parsed, console = parse(flags, name, sys.argv[1:]), Console(soft_wrap=True)
     compile_cache.set_up(cached(parsed))
     try:

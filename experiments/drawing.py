@@ -16,30 +16,31 @@ from experiments.setup import one_of
 
 
 class Solver(NamedTuple):
-    """(sde, grid) -> table; the grid where --grid is not given; whether the table takes --eta."""
+    """(sde, grid) -> table; the grid where --grid is not given; the flags that it takes besides."""
 
     table: Callable[..., ss.Table]
     grid: str = "log-snr"
-    eta: bool = False
+    takes: tuple[str, ...] = ()
 
 
-def _denoised(solver: Callable[..., ss.Table], sde: ss.SDE, grid: np.ndarray) -> ss.Table:
-    return ss.with_denoising(sde, solver(sde, grid))
+def _denoised(solver: Callable[..., ss.Table], sde: ss.SDE, grid: np.ndarray, **settings: float) -> ss.Table:
+    return ss.with_denoising(sde, solver(sde, grid, **settings))
 
 
+SETTINGS = ("eta", "snr")  # flags of some solvers
 BEST = "best"  # ss.best_solver, which chooses its grid
 SOLVERS: dict[str, Solver] = {
     "adams": Solver(partial(ss.adams, order=3), "angle"),
     "ancestral": Solver(ss.ancestral),
-    "ddim": Solver(ss.ddim, eta=True),
+    "ddim": Solver(ss.ddim, takes=("eta",)),
     "deis": Solver(ss.deis),
-    "dpm": Solver(ss.dpm_solver, eta=True),
+    "dpm": Solver(ss.dpm_solver, takes=("eta",)),
     "dpm-single": Solver(ss.dpm_solver_single),
     "euler-maruyama": Solver(partial(_denoised, ss.euler_maruyama)),
     "heun": Solver(ss.heun, "karras"),
     "ipndm": Solver(ss.ipndm),
     "lms": Solver(ss.lms),
-    "predictor-corrector": Solver(partial(_denoised, ss.predictor_corrector)),
+    "predictor-corrector": Solver(partial(_denoised, ss.predictor_corrector), takes=("snr",)),
     "reverse-diffusion": Solver(partial(_denoised, ss.reverse_diffusion)),
     "sa": Solver(ss.sa_solver),
     "seeds": Solver(partial(ss.seeds, noise_prediction=False)),
@@ -60,13 +61,9 @@ SolverWord = Annotated[str, tyro.conf.arg(metavar="{" + ",".join((BEST, *SOLVERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DrawingFlags:
-    """The flags of every program that draws from a trained model."""
+class SolverFlags:
+    """The flags that choose a solver."""
 
-    checkpoint: Path
-    """Folder of a run, or its checkpoint."""
-    out: Path
-    """Where the result goes."""
     solver: SolverWord = BEST
     """The solver; best is deterministic and chooses its grid."""
     evaluations: int = 20
@@ -75,23 +72,22 @@ class DrawingFlags:
     """Times of evaluation; by default those that suit the solver."""
     eta: float | None = None
     """Fresh noise of ddim and dpm: 0 for the probability flow, 1 for the reverse SDE."""
-    seed: int = 0
-    """Seed of everything random."""
-    batch: int = 256
-    """Samples drawn at once, over all devices."""
-    raw: bool = False
-    """Take the last parameters instead of their moving average."""
+    snr: float | None = None
+    """Size of the corrector's Langevin steps in predictor-corrector, 0.16 by default."""
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
-        self.at_least(evaluations=1, seed=0, batch=1)
+        self.at_least(evaluations=1)
         one_of("solver", self.solver, (BEST, *SOLVERS))
         one_of("grid", self.grid or "angle", GRIDS)
         if self.solver == BEST and self.grid is not None:
             raise InputError("--solver best chooses its grid: drop --grid, or name a solver")
-        if self.eta is not None and not (self.solver != BEST and SOLVERS[self.solver].eta):
-            takes = ", ".join(name for name, solver in SOLVERS.items() if solver.eta)
-            raise InputError(f"--eta has no meaning for --solver {self.solver}; it is for {takes}")
+        takes = () if self.solver == BEST else SOLVERS[self.solver].takes
+        for flag in SETTINGS:
+            value = getattr(self, flag)
+            if value is not None and flag not in takes:
+                words = ", ".join(name for name, solver in SOLVERS.items() if flag in solver.takes)
+                raise InputError(f"--{flag} has no meaning for --solver {self.solver}; it is for {words}")
 
     def at_least(self, **lowest: int) -> None:
         """Raise InputError for the first of these flags that is given and below its lowest value."""
@@ -106,7 +102,7 @@ class DrawingFlags:
             return ss.best_solver(sde, wanted, sigma_data=sigma_data)
         solver = SOLVERS[self.solver]
         grid = GRIDS[self.grid or solver.grid]
-        settings = {} if self.eta is None else {"eta": self.eta}
+        settings = {flag: getattr(self, flag) for flag in SETTINGS if getattr(self, flag) is not None}
 
         def table(steps: int) -> ss.Table:
             try:
@@ -119,11 +115,36 @@ class DrawingFlags:
             raise InputError(f"--solver {self.solver} takes at least {least} evaluations, got --evaluations {wanted}")
         return table(1 + (wanted - least) // (following - least))
 
+    def chosen(self) -> dict[str, Any]:
+        """The flags as they are meant, for a manifest."""
+        grid = self.grid or (None if self.solver == BEST else SOLVERS[self.solver].grid)
+        return {"solver": self.solver, "grid": grid} | {flag: getattr(self, flag) for flag in SETTINGS}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawingFlags(SolverFlags):
+    """The flags of every program that draws from a trained model."""
+
+    checkpoint: Path
+    """Folder of a run, or its checkpoint."""
+    out: Path
+    """Where the result goes."""
+    seed: int = 0
+    """Seed of everything random."""
+    batch: int = 256
+    """Samples drawn at once, over all devices."""
+    raw: bool = False
+    """Take the last parameters instead of their moving average."""
+
+    def check(self) -> None:
+        """Raise InputError for the first flag that cannot be."""
+        self.at_least(seed=0, batch=1)
+        super().check()
+
     def plan(self, opened: Opened, params: Any) -> dict[str, Any]:
         """The part of a manifest that says by which model and solver, and from which seed."""
-        grid = self.grid or (None if self.solver == BEST else SOLVERS[self.solver].grid)
         about = {"parameters": "raw" if self.raw else "average", "parameters_sha256": digest(params)}
-        about |= {"step": int(opened.state.step), "solver": self.solver, "grid": grid, "eta": self.eta}
+        about |= {"step": int(opened.state.step)} | self.chosen()
         return about | {"seed": self.seed, "batch": self.batch}
 
 

@@ -56,6 +56,28 @@ def of_training(key: jax.Array, seed: int, data: Data, count: int, held_out: np.
     return distances(key, train, held_out) | {"examples": [count, len(held_out)]}
 
 
+def compared(
+    key: jax.Array,
+    seed: int,
+    data: Data,
+    score: Any,
+    table: ss.Table,
+    count: int,
+    held_out: np.ndarray,
+    work: Work,
+    classes: np.ndarray | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The distances of ``count`` samples to the held-out examples, and those of as many training examples."""
+    key_draw, key_metric = jax.random.split(key)
+    started = time.monotonic()
+    x, broken = draw("samples", key_draw, data, score, table, count, work, classes)
+    seconds, real = round(time.monotonic() - started, 2), of_training(key_metric, seed, data, count, held_out)
+    figures = {"num_evals": table.num_evals, "examples": [count, len(held_out)], "seconds": seconds}
+    figures |= distances(key_metric, x, held_out) | {"not_finite": broken}
+    figures["ratio"] = figures["sliced_wasserstein"] / real["sliced_wasserstein"]
+    return {"samples": figures, "real": real}
+
+
 def drawn_classes(config: Config, data: Data, count: int) -> np.ndarray | None:
     """The classes (count,) of training examples drawn by the seed; None for a model without them."""
     if config.condition == "none" or data.train_labels is None:

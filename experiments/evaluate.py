@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 import scoresde as ss
@@ -105,21 +104,6 @@ def _evaluated(flags: Flags, opened: Opened) -> Data:
     return data
 
 
-def _samples(
-    flags: Flags, opened: Opened, score: Any, data: Data, count: int, held_out: np.ndarray, work: Work
-) -> dict[str, Any]:
-    """Distances of samples to the held-out examples, and of as many training examples."""
-    key, model = jax.random.fold_in(jax.random.key(flags.seed), 1), opened.model
-    key_draw, key_metric = jax.random.split(key)
-    table = ss.best_solver(model.sde, flags.sample_evaluations, sigma_data=model.precond.sigma_data)
-    x, broken = draws.draw("samples", key_draw, opened.data, score, table, count, work)
-    real = draws.of_training(key_metric, flags.seed, data, count, held_out)
-    figures = {"solver": "best", "num_evals": table.num_evals, "examples": [count, len(held_out)]}
-    figures |= draws.distances(key_metric, x, held_out) | {"not_finite": broken}
-    figures["ratio"] = figures["sliced_wasserstein"] / real["sliced_wasserstein"]
-    return {"samples": figures, "real": real}
-
-
 def program(flags: Flags, console: Console) -> None:
     """Evaluate, write, and print the result."""
     flags.check()
@@ -137,7 +121,7 @@ def program(flags: Flags, console: Console) -> None:
     console.print(f"{flags.checkpoint}, step {step}, {which}; {data.describe()}", highlight=False)
     started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
     work, score = Work(flags.batch, parts, console), opened.model.score(params)
-    scaled = dataclasses.replace(opened.data, mixture=data.mixture, train_labels=data.train_labels)
+    scaled = dataclasses.replace(opened.data, mixture=data.mixture, train=data.train, train_labels=data.train_labels)
     key = jax.random.fold_in(jax.random.key(flags.seed), 0)
     known = classes.known(dataclasses.replace(opened.config, likelihood_examples=flags.examples), data)
     values, figures = likelihood(key, scaled, opened.model, score, held_out, settings, work, classes=known)
@@ -145,7 +129,9 @@ def program(flags: Flags, console: Console) -> None:
     if known is not None:
         result["classes"] = classes.evaluate(key, scaled, opened.model, score, held_out, known, settings, work)
     if count:
-        result |= _samples(flags, opened, score, data, count, held_out, work)
+        key_samples = jax.random.fold_in(jax.random.key(flags.seed), 1)
+        table = ss.best_solver(opened.model.sde, flags.sample_evaluations, sigma_data=opened.model.precond.sigma_data)
+        result |= draws.compared(key_samples, flags.seed, scaled, score, table, count, held_out, work)
     result |= {"seconds": round(time.monotonic() - started, 1)} | machine.environment("evaluate")
     try:
         write_arrays(flags.out.with_name(flags.out.name + ".npz"), values)

@@ -34,7 +34,8 @@ def progress(console: Console | None, what: str, total: int) -> Iterator[Show]:
             return
         last = time.monotonic()
         rate = (done - begun) / max(last - started, 1e-9)
-        left = f"  {rate:.3g} a second  {(total - done) / rate:.0f} s left" if 0 < done < total and rate else ""
+        pace = f"{rate:.3g} a second" if rate > 0.5 else f"{1 / max(rate, 1e-9):.3g} s each"
+        left = f"  {pace}  {(total - done) / rate:.0f} s left" if 0 < done < total and rate else ""
         console.print(f"{what} {done}/{total}{note and '  '}{note}{left}", highlight=False)
 
     yield line

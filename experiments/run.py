@@ -9,6 +9,7 @@ report.md and figures/. The same command continues an interrupted run and ends w
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -85,11 +86,13 @@ class Trained(NamedTuple):
     """What environment.json holds so far."""
 
 
-def train(config: Config, console: Console, program: str) -> Trained | None:
+def train(
+    config: Config, console: Console, program: str, *, build: Callable[[Config, Data], Model] = build
+) -> Trained | None:
     """Train what the flags of ``program`` describe into its folder; None after a dry run, and in other processes."""
     config.check()
     join(config)
-    console.quiet = not main_process()
+    console.quiet |= not main_process()
     record = stored(config).get("data")
     data = load(config.data, data_dir=config.data_dir, options=config.options, record=record)
     found = json.loads(json.dumps(data.record()))

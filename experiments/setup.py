@@ -31,6 +31,13 @@ SDES: dict[str, Any] = {
 }
 
 
+PREDICTIONS: dict[str, ss.precond.Prediction] = {
+    "velocity": ss.precond.velocity,
+    "noise": ss.precond.noise,
+    "data": ss.precond.data,
+    "score": ss.precond.score,
+    "karras": ss.precond.karras,
+}
 DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 
 
@@ -50,6 +57,10 @@ class Config:
     """What is learned: the score, or the class of a noisy example."""
     sde: Annotated[str, tyro.conf.arg(metavar="{vp,subvp,ve,cosine,flow}")] = "vp"
     """The forward process."""
+    t_min: float | None = None
+    """Time of its data end, where the likelihood is that of the model; by default where sigma/alpha is 1e-3."""
+    prediction: Annotated[str, tyro.conf.arg(metavar="{velocity,noise,data,score,karras}")] = "velocity"
+    """What the network's output stands for; the objective is the same."""
     data: str = "digits"
     """digits, mixture, moons, spirals, checkerboard, mnist, fashion-mnist, cifar10, or npz: npy: images: csv: parquet:
     idx: audio: PATH, or hf:NAME."""
@@ -120,7 +131,7 @@ class Config:
     tensorboard: bool = False
     """Write what metrics.jsonl holds as TensorBoard event files too."""
     workdir: Path | None = None
-    """Folder of the run; by default runs/DATA-SDE."""
+    """Folder of the run; by default runs/DATA-SDE, where the data of a path go by its last name."""
     save_seconds: float = 10.0
     """Seconds of training between checkpoints; 0 saves after every compiled call."""
     keep: int = 2
@@ -154,7 +165,8 @@ class Config:
 
     @property
     def name(self) -> str:
-        name = f"{self.data.partition(':')[0]}-{self.sde}"
+        kind, _, path = self.data.partition(":")
+        name = f"{Path(path).name.partition('.')[0] or kind}-{self.sde}"
         return f"{name}-classifier" if self.target == "class" else name
 
     @property
@@ -166,10 +178,18 @@ class Config:
     def folder(self) -> Path:
         return self.workdir or Path("runs") / self.name
 
+    def process(self) -> ss.SDE:
+        """The SDE; InputError if it cannot begin at --t-min."""
+        try:
+            return SDES[self.sde](t_min=self.t_min)
+        except ValueError as error:
+            raise InputError(f"--sde {self.sde} --t-min {self.t_min}: {error}") from None
+
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
         words: dict[str, tuple[str | None, Any]] = {"sde": (self.sde, SDES), "network": (self.network, NETWORKS)}
         words |= {"weight": (self.weight, WEIGHTS), "times": (self.times, TIMES)}
+        words |= {"prediction": (self.prediction, PREDICTIONS)}
         words |= {"dtype": (self.dtype, DTYPES), "distributed": (self.distributed, ("none", "auto"))}
         words |= {"condition": (self.condition, ("none", "class"))}
         for flag, (value, choices) in words.items():
@@ -188,6 +208,7 @@ class Config:
             if not 0 <= (value := getattr(self, field)) <= 1:
                 raise InputError(f"--{field.replace('_', '-')} must be in [0, 1], got {value}")
         profiles(self)
+        self.process()
         for field in ("dropout", "ema_decay"):
             value = getattr(self, field)
             if value is not None and not 0 <= value < 1:
@@ -235,10 +256,9 @@ def build(config: Config, data: Data) -> Model:
     """The model of a resolved configuration."""
     target = TARGETS[config.target]
     target.check(config, data)
-    sde = SDES[config.sde]()
-    key_init, key_train = jax.random.split(jax.random.key(config.seed))
-    apply, params = ss.nn.functional(target.network(config, data, key_init), dtype=DTYPES[config.dtype])
-    precond = ss.Preconditioner(sde, data.sigma_data)
+    sde = config.process()
+    apply, params, key_train = _drawn(config, data)
+    precond = ss.Preconditioner(sde, data.sigma_data, PREDICTIONS[config.prediction])
 
     chosen = target.preset(data)
     log_rho = chosen.p_mean + math.log(data.sigma_data), chosen.p_std
@@ -255,9 +275,23 @@ def build(config: Config, data: Data) -> Model:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     record = {
         "sde": {"name": type(sde).__name__} | dataclasses.asdict(sde),
-        "preconditioner": {"sigma_data": precond.sigma_data, "prediction": precond.prediction.__name__},
+        "preconditioner": {"sigma_data": precond.sigma_data, "prediction": config.prediction},
         "network": {"name": config.network, "event_shape": data.event_shape, "width": config.width}
         | {"depth": config.depth}
         | {k: np.asarray(v).tolist() for k, v in target.waves(data, str(config.network)).items()},
     }
     return Model(sde, precond, apply, trainer, partial(trainer.init, key_train, params), parameters, record)
+
+
+def reseeded(model: Model, config: Config, data: Data) -> Model:
+    """The model of a configuration that differs in its seed alone: what was compiled for ``model`` serves it too."""
+    _, params, key_train = _drawn(config, data)
+    params, _ = TARGETS[config.target].initial(config, data, model.sde, params)
+    return dataclasses.replace(model, init=partial(model.trainer.init, key_train, params))
+
+
+def _drawn(config: Config, data: Data) -> tuple[Callable[..., jax.Array], Any, jax.Array]:
+    """The network and its parameters before training, and the key of the training, by the seed."""
+    key_init, key_train = jax.random.split(jax.random.key(config.seed))
+    network = TARGETS[config.target].network(config, data, key_init)
+    return *ss.nn.functional(network, dtype=DTYPES[config.dtype]), key_train

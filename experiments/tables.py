@@ -25,7 +25,7 @@ MISSING = ("", "nan", "na", "n/a", "null")
 def read_csv(name: str, options: Options) -> Raw:
     """A numeric table, .csv or .csv.gz."""
     path = existing(name)
-    values, header = read_cells(path, _masked(options))
+    values, header = read_cells(path, _masked(options), lambda names: _left_out(path, names, options))
     return _raw(path, values, header, options)
 
 
@@ -36,12 +36,16 @@ def read_parquet(name: str, options: Options) -> Raw:
     with reading(path):
         table = parquet.read_table(path)
         names, columns = list(table.column_names), []
+        out = _left_out(path, names, options)
         for j, column in enumerate(table.columns):
-            values = column.to_numpy()
+            values = column.to_numpy() if j not in out else np.full(len(column), np.nan)
             if values.dtype.kind not in "buif":
-                raise InputError(f"{path}: column {j + 1} ({names[j]}) holds {column.type} values; remove or encode it")
+                raise InputError(
+                    f"{path}: column {j + 1} ({names[j]}) holds {column.type} values; encode it, or leave it out with "
+                    "--drop-columns"
+                )
             bad = ~np.isfinite(values.astype(np.float64))
-            if bad.any() and not masked:
+            if bad.any() and not masked and j not in out:
                 row = int(np.argmax(bad))
                 raise InputError(
                     f"{path} row {row} (from 0): column {j + 1} ({names[j]}) holds {values[row]}; "
@@ -57,9 +61,12 @@ def _masked(options: Options) -> bool:
     return options.missing == "mask"
 
 
-def read_cells(path: Path, masked: bool = False) -> tuple[np.ndarray, list[str]]:
-    """The numbers (rows, columns) of a text table, NaN where `masked` allows a missing one, and its header or []."""
-    columns, header, flat = 0, [], array("d")
+def read_cells(
+    path: Path, masked: bool = False, left_out: Callable[[list[str]], set[int]] = lambda names: set()
+) -> tuple[np.ndarray, list[str]]:
+    """The numbers (rows, columns) of a text table and its header or []; NaN where `masked` allows a missing one, and in
+    the columns that `left_out` says of their names, which may hold anything."""
+    columns, header, flat, out = 0, [], array("d"), set()
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     with reading(path), opener(path, "rt", encoding="utf-8-sig", newline="") as file:
         line = file.readline()
@@ -68,25 +75,37 @@ def read_cells(path: Path, masked: bool = False) -> tuple[np.ndarray, list[str]]
         for row in rows:
             if not row:
                 continue
-            columns = columns or len(row)
+            if not columns:
+                columns, header = len(row), _header(row, masked)
+                out = left_out(header or _numbered(columns))
+                if header:
+                    continue
             if len(row) != columns:
                 raise InputError(f"{path} line {rows.line_num}: {len(row)} columns, expected {columns}")
-            numbers = [_number(cell, masked) for cell in row]
+            numbers = [math.nan if j in out else _number(cell, masked) for j, cell in enumerate(row)]
             if None not in numbers:
                 flat.extend(n for n in numbers if n is not None)
-            elif not flat and not header and all(n is None for n in numbers):
-                header = [cell.strip() for cell in row]
             else:
                 j = numbers.index(None)
                 named = f"column {j + 1}" + (f" ({header[j]})" if header else "")
                 what = f"the text {row[j].strip()[:40]!r}" if row[j].strip() else "an empty cell"
-                hint = ", or use --missing mask" if row[j].strip().lower() in MISSING else ""
+                mask = ", use --missing mask" if row[j].strip().lower() in MISSING else ""
                 raise InputError(
-                    f"{path} line {rows.line_num}: {named} holds {what}; numbers only: remove, fill or encode it{hint}"
+                    f"{path} line {rows.line_num}: {named} holds {what}; numbers only: remove, fill or encode "
+                    f"it{mask}, or leave the column out with --drop-columns"
                 )
     if not flat:
         raise InputError(f"{path} holds no rows of numbers")
     return np.frombuffer(flat, np.float64).reshape(-1, columns), header
+
+
+def _header(row: list[str], masked: bool) -> list[str]:
+    """The names in the first row if it holds no number, else []."""
+    return [cell.strip() for cell in row] if all(_number(cell, masked) is None for cell in row) else []
+
+
+def _numbered(count: int) -> list[str]:
+    return [str(j + 1) for j in range(count)]
 
 
 def _again(line: str, file: Any) -> Iterator[str]:
@@ -107,7 +126,7 @@ def _number(cell: str, masked: bool) -> float | None:
 
 def _raw(path: Path, values: np.ndarray, header: list[str], options: Options) -> Raw:
     """The chosen columns, checked, with the mask of what was observed and the test part where it is given."""
-    names = header or [str(j + 1) for j in range(values.shape[1])]
+    names = header or _numbered(values.shape[1])
     keep, notes = _chosen(path, values, names, options)
     values, names, masked = values[:, keep], [names[j] for j in keep], options.missing == "mask"
     seen = ~np.isnan(values) if masked else np.ones(values.shape, bool)
@@ -146,6 +165,14 @@ def _chosen(path: Path, values: np.ndarray, names: list[str], options: Options) 
         )
     notes = [f"without column(s) {listed(out)}"] if out else []
     return keep, notes + ([f"column(s) {listed(few)} take few values: their density is unbounded"] if few else [])
+
+
+def _left_out(path: Path, names: list[str], options: Options) -> set[int]:
+    """The columns that the flags leave out by name, which need not be numbers."""
+    wanted, dropped, out = options.columns, options.drop_columns, set()
+    if wanted not in (None, "all"):
+        out |= set(range(len(names))) - set(_indices(path, wanted, names, "columns"))
+    return out if dropped in (None, "few") else out | set(_indices(path, dropped, names, "drop-columns"))
 
 
 def _few(column: np.ndarray) -> bool:

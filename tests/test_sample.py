@@ -18,7 +18,7 @@ from rich.console import Console
 from small import save_run
 
 import scoresde as ss
-from experiments import draws, evaluate, opening
+from experiments import commands, draws, evaluate, opening
 from experiments.data import Data
 from experiments.drawing import BEST, GRIDS, SOLVERS
 from experiments.files import InputError
@@ -269,3 +269,23 @@ def test_a_record_of_the_data_makes_the_data_needless(digits_run, tmp_path, monk
     opened = open_run(tmp_path / "alone")
     assert opened.data is none
     assert opened.config == Config(**config.training())  # the other flags, workdir among them, as by default
+
+
+def test_sigterm_stops_a_program_that_ignores_sigint(monkeypatch, capsys):
+    """As every program in the background of a script does."""
+
+    def program(flags, console):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(sys, "argv", ["sample", "--checkpoint", "run", "--out", "a.npz"])
+    monkeypatch.setattr(commands.compile_cache, "set_up", lambda on: None)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with pytest.raises(SystemExit) as stop:
+            commands.main(Flags, "sample", program)
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    assert stop.value.code == 130 and "the same command continues" in capsys.readouterr().out

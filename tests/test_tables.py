@@ -53,6 +53,20 @@ def test_columns_by_name_and_number(tmp_path):
     refused(spec, "no column is left of a, b, c", drop_columns="a,b,c")
 
 
+def test_columns_that_are_left_out_may_hold_anything(tmp_path):
+    path = tmp_path / "t.csv"
+    lines = [f"{a!r},Rome,{repr(c) * (i % 7 == 0)},{b!r}" for i, (a, b, c) in enumerate(X.tolist())]
+    path.write_text("\n".join(["a,city,c,b", *lines]) + "\n")
+    expected = X[:, :2].astype("f4")
+    expected = expected[np.lexsort(expected.T)]
+    for options in ({"columns": "a,b"}, {"drop_columns": "city,3"}, {"columns": "1,3,4", "drop_columns": "c"}):
+        np.testing.assert_array_equal(rows_of(load(f"csv:{path}", options=Options(**options))), expected)
+    refused(f"csv:{path}", r"column 2 \(city\) holds the text 'Rome'.*leave the column out with --drop-columns")
+    refused(f"csv:{path}", r"column 3 \(c\) holds an empty cell", drop_columns="city")
+    path.write_text("\n".join(lines) + "\n")
+    np.testing.assert_array_equal(rows_of(load(f"csv:{path}", options=Options(columns="1,4"))), expected)
+
+
 def test_columns_whose_density_is_unbounded(tmp_path):
     few, atom = X.copy(), X.copy()
     few[:, 1] = RNG.integers(0, 9, 200) / 4
@@ -99,7 +113,7 @@ def test_missing_values_are_masked_only_where_asked(tmp_path):
     values, seen = X.copy(), RNG.random(X.shape) > 0.1
     values[~seen] = np.nan
     spec = write(tmp_path / "t.csv", values)
-    refused(spec, "holds an empty cell; .*or use --missing mask")
+    refused(spec, "holds an empty cell; .*use --missing mask")
     refused(spec, "--missing must be error or mask, got 'skip'", missing="skip")
     data = load(spec, options=Options(missing="mask"))
     order = np.random.default_rng(0).permutation(200)
