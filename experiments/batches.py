@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from rich.console import Console
 
-from experiments.files import InputError
+from experiments.files import Examples, InputError
 from experiments.fit import Interrupted
 from experiments.progress import progress
 from experiments.writing import write_arrays, write_json
@@ -157,6 +157,6 @@ class Work:
         return {name: np.concatenate([part[name] for part in done]) for name in done[0]}
 
 
-def rows(x: np.ndarray, first: int, size: int) -> np.ndarray:
+def rows(x: Examples, first: int, size: int) -> np.ndarray:
     """The rows first, ..., first + size - 1; past the end the last row again."""
     return x[np.minimum(np.arange(first, first + size), len(x) - 1)]

@@ -6,7 +6,7 @@ Sample i depends on (seed, i) alone: not on the batch size, the number of device
 that was stopped or killed continues when the same command is given again. Where ``--out`` leads:
 
     FILE.npz    one array ``arr_0`` (n, *event) in the units of the data: uint8 (n, height, width, channels) for images
-    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them
+    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them (``experiments.distance``)
     FILE.png    one picture: a grid of images, or the points or curves
 
 and beside it the manifest (FILE.npz.json): which parameters, solver, grid, evaluations, seed, versions and command.
@@ -28,7 +28,7 @@ from experiments.data import InputError
 from experiments.drawing import DrawingFlags, class_count
 from experiments.draws import draw
 from experiments.opening import Opened, open_run
-from experiments.writing import write_arrays, write_json, write_picture
+from experiments.writing import write_arrays, write_json, write_pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +63,7 @@ def _write(out: Path, samples: np.ndarray, levels: int | None) -> None:
         elif out.suffix == ".png":
             figures.sheet(out, samples, levels, samples)
         else:
-            out.mkdir(exist_ok=True)
-            for i, image in enumerate(panels.pixels(samples, *figures.scale(samples, levels))):
-                write_picture(out / f"{i:06d}.png", image)
+            write_pictures(out, panels.pixels(samples, *figures.scale(samples, levels)))
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}; choose another --out") from None
 

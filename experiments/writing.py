@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,13 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """A PNG of uint8 (h, w, 1), (h, w, 3) or (h, w, 4), without loss."""
     with _replacing(path) as temporary:
         Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, format="png")
+
+
+def write_pictures(folder: Path, pictures: Iterable[np.ndarray]) -> None:
+    """Pictures (h, w, c) as 000000.png, 000001.png, ... in a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pictures):
+        write_picture(folder / f"{i:06d}.png", picture)
 
 
 @contextmanager

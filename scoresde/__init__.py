@@ -3,6 +3,7 @@
 from scoresde import augment as augment
 from scoresde import checkpoint as checkpoint
 from scoresde import editing as editing
+from scoresde import features as features
 from scoresde import guidance as guidance
 from scoresde import interop as interop
 from scoresde import inverse as inverse

@@ -13,6 +13,7 @@ FLOORS = {
     "score": 0,
     "nn": 0,
     "metrics": 0,
+    "features": 0,
     "leaves": 0,
     "checkpoint": 1,
     "divergence": 0,

@@ -1,0 +1,212 @@
+"""Fréchet and kernel distance of samples to a reference, by any feature function, with all that they depend on.
+
+    python -m experiments.sample --checkpoint runs/digits-vp --n 1000 --out FILE.npz
+    python -m experiments.distance --samples FILE.npz --out FILE.json
+
+No distance is printed without the number of samples, the reference and its hash, the features, the solver, its
+evaluations and the seed; where one is unknown the program refuses. Each comes with its standard error, the Fréchet
+distance also extrapolated to samples without end (``scoresde.features``), and with the same distance of as many real
+examples of the part that is not the reference, where there is one: what a perfect sampler would get.
+
+``--features`` are described in ``experiments.extractors``. For Inception's, either give a function of yours,
+
+    python -m experiments.distance --samples FOLDER --features python:MODULE:FUNCTION \\
+        --extractor "Inception-v3 of 2015-12-05, bilinear to 299" --out FILE.json
+
+or hand pictures to the tools that define FID. ``--export FOLDER`` writes FOLDER/samples and FOLDER/reference, a PNG an
+image, for torch-fidelity (without a GPU --cpu) and clean-fid (on a GPU):
+
+    fidelity --gpu 0 --fid --kid --input1 FOLDER/samples --input2 FOLDER/reference
+    python -c "from cleanfid import fid; print(fid.compute_fid('FOLDER/samples', 'FOLDER/reference', mode='clean'))"
+
+Both make three equal channels of a grey picture and resize to 299 x 299, each in its own way, so that their numbers
+compare with others of the same tool alone. With fewer than 1,000 pictures torch-fidelity's --kid needs
+--kid-subset-size; clean-fid has fid.compute_kid.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+import scoresde as ss
+from experiments import commands, compared, machine, panels
+from experiments.batches import Parts, Work, finished, parts_of, rows
+from experiments.compared import PARTS, Facts, Reference, Samples
+from experiments.data import InputError
+from experiments.extractors import Extractor, extractor, seen
+from experiments.files import Examples
+from experiments.setup import one_of
+from experiments.writing import write_json, write_pictures
+
+LEAST, SIDES = 20, ("samples", "reference")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Compare samples with a reference: Fréchet and kernel distance by any feature function, PNGs for other tools."""
+
+    samples: Path
+    """FILE.npz or folder of PNGs by experiments.sample; or others of such form, with --solver --evaluations --seed."""
+    out: Path
+    """FILE.json to write."""
+    reference: str | None = None
+    """Data, as for --data of experiments.run; by default those that the samples' model was trained on."""
+    part: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(PARTS) + "}")] = "held-out"
+    """Which of its examples."""
+    data_dir: Path | None = None
+    """Where the files of mnist, fashion-mnist and cifar10 are."""
+    features: str = "random"
+    """pixels, random, classifier:RUN or python:MODULE:FUNCTION."""
+    extractor: str | None = None
+    """python: what your function is, in words: network, weights, resizing."""
+    solver: str | None = None
+    """How the samples were drawn, where no manifest says it."""
+    evaluations: int | None = None
+    """Network evaluations of each, likewise."""
+    seed: int | None = None
+    """Likewise."""
+    export: Path | None = None
+    """Folder for PNGs of both sides, for torch-fidelity and clean-fid."""
+    batch: int = 256
+    """Examples given to the feature function at once."""
+
+    def check(self) -> None:
+        """Raise InputError for the first flag that cannot be."""
+        one_of("part", self.part, PARTS)
+        if self.batch < 1:
+            raise InputError(f"--batch must be at least 1, got {self.batch}")
+        if self.out.suffix != ".json":
+            raise InputError(f"--out {self.out} must end in .json")
+
+
+def _features(name: str, x: Examples, levels: int | None, by: Extractor, work: Work) -> np.ndarray:
+    """(n, F) of examples in raw units."""
+
+    def job(first: int, size: int) -> dict[str, np.ndarray]:
+        found = np.asarray(by.of(seen(rows(x, first, size), levels)))
+        if found.ndim != 2 or len(found) != size or found.dtype.kind not in "buif":
+            raise InputError(f"{by.name} must give features ({size}, F), it gave {found.dtype} {found.shape}")
+        return {"features": found}
+
+    return work.run(name, job, len(x))["features"]
+
+
+def _distances(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    try:
+        frechet, kernel = ss.features.frechet_distance(x, y), ss.features.kernel_distance(x, y)
+    except ValueError as error:
+        raise InputError(f"no distance: {error}") from None
+    return {"examples": len(x), "frechet": frechet._asdict(), "kernel": kernel._asdict()}
+
+
+def _check_export(folder: Path, levels: int | None, against: Reference) -> None:
+    """Raise InputError if the two sides cannot be PNGs in this folder."""
+    shape = against.data.event_shape
+    if levels is None or not panels.is_image(shape) or shape[2:] not in ((), (1,), (3,)):
+        raise InputError(f"--export is for grey or RGB images of integer levels, not for {against.data.describe()}")
+    for name in SIDES:
+        if (folder / name).exists():
+            raise InputError(f"{folder / name} exists; choose another --export")
+
+
+def _export(folder: Path, x: np.ndarray, levels: int | None, against: Reference) -> None:
+    """Both sides as PNGs."""
+    sides: list[tuple[list[Examples], int | None]] = [([x], levels), (against.parts, against.data.levels)]
+    for name, (parts, top) in zip(SIDES, sides, strict=True):
+        write_pictures(folder / name, (seen(p[i : i + 1], top)[0] for p in parts for i in range(len(p))))
+
+
+def _compare(x: np.ndarray, levels: int | None, against: Reference, by: Extractor, work: Work) -> dict[str, Any]:
+    """The distances of the samples and of as many real examples to the reference."""
+    known = against.data.levels
+    parts = [_features(f"reference-{i}", part, known, by, work) for i, part in enumerate(against.parts)]
+    reference = np.concatenate(parts)
+    result = {"samples": _distances(_features("samples", x, levels, by, work), reference), "real": None}
+    if len(against.other) >= LEAST:
+        order = np.random.default_rng(0).permutation(len(against.other))[: len(x)]
+        real = _features("real", against.other[np.sort(order)], known, by, work)
+        result["real"] = _distances(real, reference)
+    return result | {"feature_length": reference.shape[1]}
+
+
+def _reference(flags: Flags, found: Samples) -> Reference:
+    """What the flags, or else the manifest, name."""
+    spec = flags.reference or found.manifest.get("data")
+    if not spec:
+        raise InputError(f"the reference is unknown (no {flags.samples.name}.json names data): add --reference")
+    against = compared.reference(spec, flags.part, flags.data_dir)
+    if (least := min(len(found.x), against.size)) < LEAST:
+        raise InputError(f"a distance needs {LEAST} examples on both sides at least, got {least}")
+    return against
+
+
+def program(flags: Flags, console: Console) -> None:
+    """Compare, write, and print the distances with all that they depend on."""
+    flags.check()
+    started, found = time.monotonic(), compared.samples(flags.samples)
+    drawn = compared.drawn_by(flags, found.manifest)
+    against = _reference(flags, found)
+    levels = compared.levels_of(found, against.data)
+    by = extractor(flags.features, against.data, flags.extractor)
+    facts = Facts(
+        examples=len(found.x),
+        features=by.name,
+        reference=against.name,
+        reference_examples=against.size,
+        reference_sha256=compared.sha256(against.parts),
+        **drawn,
+    )
+    plan = dataclasses.asdict(facts) | by.record | {"samples_sha256": compared.sha256([found.x])}
+    if finished(flags.out, flags.out, plan):
+        console.print(f"{flags.out} is complete; nothing to do", highlight=False)
+        return
+    if flags.export is not None:
+        _check_export(flags.export, levels, against)
+    parts = Parts(parts_of(flags.out), plan | {"batch": flags.batch})
+    try:
+        result = {"plan": plan} | _compare(found.x, levels, against, by, Work(flags.batch, parts, console))
+    except InputError:
+        parts.remove()
+        raise
+    result |= {"manifest": found.manifest, "seconds": round(time.monotonic() - started, 1)}
+    try:
+        if flags.export is not None:
+            _export(flags.export, found.x, levels, against)
+        write_json(flags.out, result | machine.environment("distance"))
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename}: {error.strerror}; choose another place") from None
+    parts.remove()
+    _show(result, facts, against, console)
+    console.print(f"{result['seconds']} s; {flags.out}", highlight=False)
+
+
+def _show(result: dict[str, Any], facts: Facts, against: Reference, console: Console) -> None:
+    """A line for each distance."""
+    for figures, real in ((result["samples"], ""), (result["real"], f"real, of {against.other_name}")):
+        if figures is None:
+            continue
+        n, frechet, kernel = figures["examples"], figures["frechet"], figures["kernel"]
+        value = f"{frechet['distance']:.4g}, at infinite size {frechet['limit']:.4g} ± {frechet['std_error']:.2g}"
+        console.print(facts.line("Fréchet", n, value, real), highlight=False)
+        value = f"{kernel['distance']:.4g} ± {kernel['std_error']:.2g}"
+        console.print(facts.line("kernel", n, value, real), highlight=False)
+    if (least := min(facts.examples, facts.reference_examples)) <= result["feature_length"]:
+        console.print(
+            f"{least} examples are not above {result['feature_length']} features: the Fréchet distance is mostly "
+            "bias, of which its extrapolation keeps a part",
+            highlight=False,
+        )
+
+
+def main() -> None:
+    """Command line; see ``commands.main``."""
+    commands.main(Flags, "distance", program)
+
+
+if __name__ == "__main__":
+    main()
