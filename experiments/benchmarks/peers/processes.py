@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.files import InputError
 
-SCRIPTS = Path(__file__).with_name("in_torch")
+SCRIPTS = Path(__file__).with_name("scripts")
 INSTALL = (
     "python -m venv ENV && ENV/bin/pip install torch diffusers azula torchdiffeq torchsde scipy && "
     "ENV/bin/pip install --no-deps k-diffusion, then --peers-python ENV/bin/python"
@@ -30,9 +30,9 @@ def alone() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def in_torch(python: Path, script: str, *arguments: Any) -> Any:
-    """The JSON in the last line that one of ``in_torch/`` prints."""
-    return json.loads(output([python, SCRIPTS / script, *arguments], alone()).strip().splitlines()[-1])
+def script(python: Path, name: str, *arguments: Any) -> Any:
+    """The JSON in the last line that one of ``scripts/`` prints."""
+    return json.loads(output([python, SCRIPTS / name, *arguments], alone()).strip().splitlines()[-1])
 
 
 def check(python: Path | None) -> Path:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import scoresde as ss
-from experiments.benchmarks.peers.processes import in_torch
+from experiments.benchmarks.peers.processes import script
 from experiments.toys import RING
 from scoresde.interop.discrete import DEFAULTS, scheduler_sde
 
@@ -115,7 +115,7 @@ def theirs(reference: Reference, python: Path, law: dict[str, np.ndarray]) -> li
     with tempfile.TemporaryDirectory() as folder:
         given, got = Path(folder) / "in.npz", Path(folder) / "out.npz"
         np.savez(given, **law, noise=reference.noise, budgets=np.array(BUDGETS))
-        rows = in_torch(python, "solvers.py", given, got)
+        rows = script(python, "solvers.py", given, got)
         with np.load(got) as ends:
             for i, row in enumerate(rows):
                 row["rms"] = reference.error(row["process"], ends[str(i)], row.pop("end"))
@@ -167,6 +167,6 @@ def measure(python: Path, examples: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "in.npz"
         np.savez(given, **law, noise=np.zeros((POINTS, 2)))
-        times += in_torch(python, "solvers.py", given, Path(folder) / "none", "--seconds", repeats)
+        times += script(python, "solvers.py", given, Path(folder) / "none", "--seconds", repeats)
     return {"examples": examples, "rows": rows, "points": POINTS, "seconds": times}
 

@@ -1,6 +1,6 @@
 """The solvers of diffusers, k-diffusion and azula on an exact score; run by ``experiments.benchmarks.peers``.
 
-    ENVIRONMENT/bin/python experiments/benchmarks/peers/in_torch/solvers.py IN.npz OUT.npz
+    ENVIRONMENT/bin/python experiments/benchmarks/peers/scripts/solvers.py IN.npz OUT.npz
 
 IN holds ``means``, ``stds``, ``weights``, ``noise`` (n, D) and ``budgets``. Each library starts from the same noise and
 integrates the probability flow with at most so many evaluations on the grids it offers. OUT holds the end states
@@ -224,6 +224,7 @@ def main() -> None:
     if flags.seconds:
         print(json.dumps(seconds(arrays, flags.seconds)))
         return
+    torch.set_num_threads(1)  # small arrays
     ends, rows = errors(arrays)
     np.savez(flags.outputs, **ends)
     print(json.dumps(rows))

@@ -1,0 +1,135 @@
+"""The page of the peers: its numbers are those of its record; flags; our side runs, and is right where truth is known."""
+
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+import scoresde as ss
+from experiments.benchmarks.peers import likelihood, page, processes, solvers, training
+from experiments.benchmarks.peers.__main__ import FOLDER, MEASURES, PAGE, Flags, program
+from experiments.files import InputError
+
+RECORD = json.loads((FOLDER / "peers.json").read_text())
+PYTHON = Path(sys.executable)
+
+
+def test_the_page_and_its_figures_are_those_of_the_record():
+    text = (FOLDER / PAGE).read_text()
+    assert set(RECORD) == set(MEASURES) == set(page.TABLES)
+    assert page.filled(text, RECORD) == text
+    for name in page.FIGURES:
+        assert f"](peers-{name}.png)" in text and (FOLDER / f"peers-{name}.png").stat().st_size > 10_000
+
+
+def test_the_record_says_how_it_was_made():
+    for name, part in RECORD.items():
+        words = part["environment"]["command"]
+        assert words.startswith(f"python -m experiments.benchmarks.peers {name} --peers-python ENV/bin/python")
+        assert set(part["peers"]) == {"python", *processes.PACKAGES}
+        assert part["environment"]["versions"]["jax"] and part["environment"]["cpu_count"] > 0
+
+
+def test_no_solver_makes_more_evaluations_than_it_is_allowed():
+    libraries = {row["library"] for row in RECORD["solvers"]["rows"]}
+    assert libraries == {"scoresde", "diffusers", "k-diffusion", "azula"}
+    for row in RECORD["solvers"]["rows"]:
+        assert 0 < row["evaluations"] <= row["budget"], row
+
+
+def test_the_same_formula_on_the_same_grid_has_the_same_error_in_two_libraries():
+    """DPM-Solver++(2M) in k-diffusion and here; Adams-Bashforth in the noise in azula and here."""
+    rows = {
+        (row["law"], row["process"], row["budget"], row["library"], row["solver"], row["grid"]): row["rms"]
+        for row in RECORD["solvers"]["rows"]
+    }
+    for (law, process, budget, library, solver, grid), rms in rows.items():
+        same = {
+            ("k-diffusion", "DPM-Solver++ 2M", "Karras"): ("dpm_solver 2", "Karras, denoised"),
+            ("azula", "zEAB 3", "exponential"): ("deis 3", "log-SNR"),
+            ("azula", "xEAB 3", "Karras"): ("dpm_solver 3", "Karras"),
+        }.get((library, solver, grid))
+        if same:
+            assert rms == pytest.approx(rows[law, process, budget, "scoresde", *same], rel=1e-2)
+
+
+def test_a_peer_that_is_ahead_stands_in_bold():
+    assert page.cell(2.0, 4.0, "{:.1f}", peer=True) == "**2.0 (0.5)**"
+    assert page.cell(2.0, 4.0, "{:.1f}", peer=False) == "2.0 (0.5)"
+    assert page.cell(4.0, 2.0, "{:.1f}", peer=True) == "4.0 (2)"
+    assert page.cell(None, 2.0, "{:.1f}", peer=True) == ""
+    with pytest.raises(AssertionError, match="found 0"):
+        page.filled("", RECORD)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ({"examples": 1}, "--examples must be at least 2, got 1"),
+        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
+        ({"out": Path("none")}, "--out none is not a folder"),
+        ({"peers_python": Path("none/python")}, "no Python at --peers-python none/python; to make one"),
+        ({}, "no Python at --peers-python None; to make one"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, match):
+    with pytest.raises(InputError, match=match) as caught:
+        program(Flags("solvers", **flags), Console(file=io.StringIO()))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_peer_that_fails_is_one_line():
+    with pytest.raises(InputError, match="solvers.py failed in the environment of .*: .*No module named 'torch'"):
+        processes.output([PYTHON, "-c", "raise ImportError(\"No module named 'torch'\")", "solvers.py"], dict(os.environ))
+
+
+def test_page_alone_makes_page_and_figures_anew(tmp_path):
+    (tmp_path / "peers.json").write_text(json.dumps(RECORD))
+    program(Flags("page", out=tmp_path), Console(file=io.StringIO()))
+    assert (tmp_path / PAGE).read_text() == (FOLDER / PAGE).read_text()
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"peers-{name}.png" for name in page.FIGURES}
+
+
+def test_the_reference_is_the_exact_flow_of_a_gaussian(x64):
+    """x/alpha of N(0, s^2) is carried by sqrt(s^2 + rho^2), rho = sigma/alpha."""
+    noise = np.random.default_rng(0).normal(size=(4, 2))
+    reference = solvers.Reference(ss.GaussianMixture(np.zeros((1, 2)), np.full(1, 0.3), np.ones(1)), noise)
+    for process in solvers.PROCESSES:
+        x, alpha, start = reference.start(process)
+        expected = x / alpha * np.sqrt((0.3**2 + 0.01**2) / (0.3**2 + start**2))
+        assert reference.error(process, expected, 0.01) < 1e-8
+
+
+@pytest.mark.slow
+def test_our_solvers_and_likelihoods_are_measured(x64):
+    noise = np.random.default_rng(0).normal(size=(2, 2))
+    law = solvers.mixtures()["ring"]
+    rows = solvers.ours(solvers.Reference(ss.GaussianMixture(**law), noise), budgets=(6,))
+    assert {row["solver"] for row in rows} == {"best_solver", *solvers.SOLVERS}
+    assert all(np.isfinite(row["rms"]) and 4 <= row["evaluations"] <= 6 for row in rows)
+    mixture = likelihood.laws()["ring"].marginal(likelihood.SDE, likelihood.SDE.t_min)
+    x = mixture.sample(jax.random.key(0), 3)
+    found = likelihood.ours(likelihood.laws()["ring"].score(likelihood.SDE), x, np.asarray(mixture.log_prob(x)))
+    assert [row["modulus"] < 1e-3 for row in found if row["evaluations"] > 35 and row["divergence"] == "exact"]
+    times = solvers.seconds(ss.GaussianMixture(**law), 1, points=8)
+    assert all(row["first_s"] > row["later_s"] > 0 for row in times)
+
+
+def test_networks_that_are_compared_exist():
+    from experiments.benchmarks.one_network import NETWORKS
+
+    assert set(training.NAMES) <= set(NETWORKS)
+    assert [row["library"] for row in RECORD["training"]["rows"]] == ["scoresde", "diffusers"] * len(training.NAMES)
+
+
+def test_flags_have_the_parts_of_the_record():
+    (part,) = (field for field in dataclasses.fields(Flags) if field.name == "part")
+    assert re.findall(r"'(\w+)'", str(part.type))[:4] == list(MEASURES)
