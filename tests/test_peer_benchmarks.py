@@ -1,4 +1,4 @@
-"""The page of the peers: its numbers are those of its record; flags; our side runs, and is right where truth is known."""
+"""The page of the peers: its numbers are those of its record; flags; our side runs, and is right for a Gaussian."""
 
 import dataclasses
 import io
@@ -66,7 +66,7 @@ def test_a_peer_that_is_ahead_stands_in_bold():
     assert page.cell(2.0, 4.0, "{:.1f}", peer=False) == "2.0 (0.5)"
     assert page.cell(4.0, 2.0, "{:.1f}", peer=True) == "4.0 (2)"
     assert page.cell(None, 2.0, "{:.1f}", peer=True) == ""
-    with pytest.raises(AssertionError, match="found 0"):
+    with pytest.raises(ValueError, match="the page needs <!-- solvers -->"):
         page.filled("", RECORD)
 
 
@@ -88,7 +88,9 @@ def test_wrong_flags_are_one_line(flags, match):
 
 def test_a_peer_that_fails_is_one_line():
     with pytest.raises(InputError, match="solvers.py failed in the environment of .*: .*No module named 'torch'"):
-        processes.output([PYTHON, "-c", "raise ImportError(\"No module named 'torch'\")", "solvers.py"], dict(os.environ))
+        processes.output(
+            [PYTHON, "-c", "raise ImportError(\"No module named 'torch'\")", "solvers.py"], dict(os.environ)
+        )
 
 
 def test_page_alone_makes_page_and_figures_anew(tmp_path):
@@ -115,10 +117,11 @@ def test_our_solvers_and_likelihoods_are_measured(x64):
     rows = solvers.ours(solvers.Reference(ss.GaussianMixture(**law), noise), budgets=(6,))
     assert {row["solver"] for row in rows} == {"best_solver", *solvers.SOLVERS}
     assert all(np.isfinite(row["rms"]) and 4 <= row["evaluations"] <= 6 for row in rows)
-    mixture = likelihood.laws()["ring"].marginal(likelihood.SDE, likelihood.SDE.t_min)
-    x = mixture.sample(jax.random.key(0), 3)
-    found = likelihood.ours(likelihood.laws()["ring"].score(likelihood.SDE), x, np.asarray(mixture.log_prob(x)))
-    assert [row["modulus"] < 1e-3 for row in found if row["evaluations"] > 35 and row["divergence"] == "exact"]
+    mixture = likelihood.laws()["ring"]
+    x, truth = likelihood.batch("ring", mixture, 3)
+    np.testing.assert_allclose(truth.flow, truth.density, atol=1e-3)
+    for row in likelihood.ours(mixture.score(likelihood.SDE), x, truth):
+        assert row["divergence"] == "Hutchinson" or row["evaluations"] < 35 or row["modulus"] < 1e-3
     times = solvers.seconds(ss.GaussianMixture(**law), 1, points=8)
     assert all(row["first_s"] > row["later_s"] > 0 for row in times)
 

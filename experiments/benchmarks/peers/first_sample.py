@@ -17,9 +17,7 @@ def main() -> None:
     """Draw them."""
     compile_cache.set_up()
     sde = ss.VP()
-    samples = ss.sample(
-        jax.random.key(0), ss.GaussianMixture(*RING).score(sde), ss.best_solver(sde, 20), (4096, 2)
-    )
+    samples = ss.sample(jax.random.key(0), ss.GaussianMixture(*RING).score(sde), ss.best_solver(sde, 20), (4096, 2))
     jax.device_get(samples)
 
 

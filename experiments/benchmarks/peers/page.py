@@ -4,7 +4,6 @@ A table stands between ``<!-- NAME -->`` and ``<!-- end -->``. Ratios in bracket
 ours is the smaller; a peer that is ahead stands in bold.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,28 +65,42 @@ def solvers(part: Row) -> list[str]:
     times = (
         (row["library"], row["solver"])
         + tuple(
-            cell(1e3 * row[k], 1e3 * ours[k], "{:.1f}", peer=row["library"] != "scoresde") for k in ("first_s", "later_s")
+            cell(1e3 * row[k], 1e3 * ours[k], "{:.1f}", peer=row["library"] != "scoresde")
+            for k in ("first_s", "later_s")
         )
         for row in part["seconds"]
     )
     titles = ("library", "solver", "first call, ms", "later calls, ms")
-    return [*lines, "", f"### Wall time, {part['points']:,} points of the ring, 20 evaluations", "", *table(titles, times)]
+    return [
+        *lines,
+        "",
+        f"### Wall time, {part['points']:,} points of the ring, 20 evaluations",
+        "",
+        *table(titles, times),
+    ]
 
 
 def likelihood(part: Row) -> list[str]:
-    """A table for each batch."""
-    lines, keys = [], ("evaluations", "modulus", "greatest", "later_s")
-    titles = ("library", "divergence", "evaluations", "mean modulus", "greatest", "last example", "s", "first call, s")
+    """A table for each batch; errors with one probe are those of the probe, and not compared."""
+    forms = {"evaluations": "{:.0f}", "modulus": "{:.1e}", "greatest": "{:.1e}", "last": "{:.1e}", "solver": "{:.1e}"}
+    forms |= {"later_s": "{:.3f}", "first_s": "{:.2f}"}
+    titles = ("evaluations", "mean modulus", "greatest", "last example", "solver", "s", "first call, s")
+    lines = []
     for batch in dict.fromkeys(row["batch"] for row in part["rows"]):
         rows = [row for row in part["rows"] if row["batch"] == batch]
         ours = {row["divergence"]: row for row in reversed(rows) if row["library"] == "scoresde"}
         cells = []
         for row in rows:
-            best, peer = ours[row["divergence"]], row["library"] != "scoresde"
-            forms = dict(zip((*keys, "last", "first_s"), ("{:.0f}", *["{:.1e}"] * 2, "{:.2f}", "{:.1e}", "{:.2f}"), strict=True))
-            values = [cell(row[k], best[k], forms[k], peer=peer) for k in (*keys[:3], "last", "later_s", "first_s")]
-            cells.append((f"{row['library']} {row.get('road', '')}".strip(), row["divergence"], *values))
-        lines += ["", f"### {batch[0].upper()}{batch[1:]}", "", *table(titles, cells)]
+            exact, peer, name = (
+                row["divergence"] == "exact",
+                row["library"] != "scoresde",
+                row.get("road", row["library"]),
+            )
+            compared = [k for k in forms if exact or k in ("evaluations", "later_s", "first_s")]
+            best = {k: ours[row["divergence"]][k] for k in compared}
+            values = (cell(row[k] if exact or k != "solver" else None, best.get(k), forms[k], peer=peer) for k in forms)
+            cells.append((name, row["divergence"], *values))
+        lines += ["", f"### {batch[0].upper()}{batch[1:]}", "", *table(("road", "divergence", *titles), cells)]
     return lines
 
 
@@ -114,7 +127,14 @@ def size(part: Row) -> list[str]:
         row, best = ({k: v[k] / (2**20 if k == "bytes" else 1) for k in v} for v in (row, ours))
         row["first_sample_cold_s"] = cold
         cells.append((name, *(cell(row.get(k), best[k], forms[k], peer=peer) for k in SIZE)))
-    titles = ("package", "import, s", "MiB with what it requires", "packages", "first samples, s", "the same, nothing cached, s")
+    titles = (
+        "package",
+        "import, s",
+        "MiB with what it requires",
+        "packages",
+        "first samples, s",
+        "the same, nothing cached, s",
+    )
     return table(titles, cells)
 
 
@@ -126,17 +146,20 @@ def heading(part: Row) -> list[str]:
     here, peers = part["environment"], part["peers"]
     versions = {k: v for k, v in here["versions"].items() if k in ("jax", "diffrax", "numpy")}
     names = ", ".join(f"{k} {v}" for k, v in (versions | {k: v for k, v in peers.items() if k != "python"}).items())
-    return [f"`{here['command']}`; {here['cpu_count']} cores, {here['devices'][0]}, Python {here['python']}, {names}.", ""]
+    return [
+        f"`{here['command']}`; {here['cpu_count']} cores, {here['devices'][0]}, Python {here['python']}, {names}.",
+        "",
+    ]
 
 
 def filled(text: str, record: dict[str, Row]) -> str:
     """The page with the tables of ``record``; one without a record is left as it is."""
     for name, part in record.items():
-        lines = "\n".join([*heading(part), *TABLES[name](part)])
-        text, count = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m: m[1] + lines + "\n" + m[2], text, flags=re.DOTALL  # noqa: B023
-        )
-        assert count == 1, f"the page needs <!-- {name} --> and <!-- end --> once, found {count}"
+        head, found, rest = text.partition(f"<!-- {name} -->\n")
+        _, closed, rest = rest.partition("<!-- end -->")
+        if not closed:
+            raise ValueError(f"the page needs {found or f'<!-- {name} -->'} and <!-- end --> after it")
+        text = "\n".join([head + found.strip(), *heading(part), *TABLES[name](part), closed + rest])
     return text
 
 

@@ -44,6 +44,8 @@ def check(python: Path | None) -> Path:
 
 def versions(python: Path) -> dict[str, str]:
     """Of the peers' Python and packages."""
-    words = "import importlib.metadata as m, json, platform, sys; print(json.dumps({'python': platform.python_version()} "
+    words = (
+        "import importlib.metadata as m, json, platform, sys; print(json.dumps({'python': platform.python_version()} "
+    )
     words += "| {n: m.version(n) for n in sys.argv[1:]}))"
     return json.loads(output([python, "-c", words, *PACKAGES], alone()))

@@ -17,7 +17,11 @@ from solvers import LIBRARIES, TIMED, TIMES  # pyright: ignore[reportMissingImpo
 def main() -> None:
     warnings.simplefilter("ignore")
     angles, library = 2 * np.pi * np.arange(8) / 8, sys.argv[1]
-    ring = {"means": np.stack([np.cos(angles), np.sin(angles)], 1), "stds": np.full(8, 0.1), "weights": np.full(8, 1 / 8)}
+    ring = {
+        "means": np.stack([np.cos(angles), np.sin(angles)], 1),
+        "stds": np.full(8, 0.1),
+        "weights": np.full(8, 1 / 8),
+    }
     for _, solver, grid, run, steps in LIBRARIES[library]():
         if (library, solver, grid) in TIMES:
             run(Mixture(ring, torch.float32), torch.randn(4096, 2), steps(TIMED))[0].numpy()

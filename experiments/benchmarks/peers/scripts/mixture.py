@@ -1,4 +1,4 @@
-"""The mixture sum_k w_k N(m_k, s_k^2 I) for the peers: E[x_0 | x_t] and the score of x_t = alpha x_0 + sigma eps, exact.
+"""The mixture sum_k w_k N(m_k, s_k^2 I) for the peers: exact E[x_0 | x_t] and score of x_t = alpha x_0 + sigma eps.
 
 The same law as ``scoresde.GaussianMixture``, as PyTorch's users would write it; calls are counted.
 """
