@@ -37,7 +37,7 @@ class Flags:
     """Python of an environment with the peers."""
     examples: int = 256
     """Starts of the solvers, points of the likelihood."""
-    repeats: int = 5
+    repeats: int = 3
     """Timed calls or processes of each kind; their median counts."""
     out: Path = FOLDER
     """Folder of peers.json, peers.md and the figures."""

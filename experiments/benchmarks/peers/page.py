@@ -4,6 +4,7 @@ A table stands between ``<!-- NAME -->`` and ``<!-- end -->``. Ratios in bracket
 ours is the smaller; a peer that is ahead stands in bold.
 """
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ COLOURS = {"scoresde": SAMPLE, "diffusers": "#d1602b", "k-diffusion": "#3d8f5f",
 COLOURS |= {"SciPy RK45": "#d1602b", "torchdiffeq dopri5": "#3d8f5f"}
 PROCESSES = {"chain": "DDPM's chain", "VE": "VE, sigma from 80 to 0.002"}
 LAWS = {"ring": "the ring", "64-D": "10 Gaussians in 64 dimensions"}
+ERRORS = {"rms": "root mean square", "median": "median"}
 TRAINING = ("forward_ms", "step_ms", "peak_mib")
 SIZE = ("import_s", "bytes", "packages", "first_sample_s", "first_sample_cold_s")
 
@@ -38,29 +40,29 @@ def cell(value: float | None, best: float | None, form: str, *, peer: bool) -> s
     return f"**{text}**" if peer and value < best else text
 
 
-def best_grids(rows: list[Row], law: str, process: str) -> dict[tuple[str, str], dict[int, Row]]:
+def best_grids(rows: list[Row], law: str, process: str, error: str) -> dict[tuple[str, str], dict[int, Row]]:
     """(library, solver) -> budget -> the row of its best grid."""
     found: dict[tuple[str, str], dict[int, Row]] = {}
     for row in rows:
         if (row["law"], row["process"]) == (law, process):
             kept = found.setdefault((row["library"], row["solver"]), {})
-            if row["rms"] < kept.get(row["budget"], {"rms": float("inf")})["rms"]:
+            if row[error] < kept.get(row["budget"], {error: float("inf")})[error]:
                 kept[row["budget"]] = row
     return found
 
 
 def solvers(part: Row) -> list[str]:
-    """A table for each law and process, and one of times."""
+    """A table for each law, process and error, and one of times."""
     lines = []
-    for law, law_name in LAWS.items():
-        for process, process_name in PROCESSES.items():
-            best = best_grids(part["rows"], law, process)
-            ours = best["scoresde", "best_solver"]
-            rows = []
-            for (library, solver), errors in best.items():
-                cells = (cell(errors[n]["rms"], ours[n]["rms"], "{:.1e}", peer=library != "scoresde") for n in ours)
-                rows.append((library, solver, *cells))
-            lines += ["", f"### {process_name}, {law_name}", "", *table(("library", "solver", *map(str, ours)), rows)]
+    for law, process, error in itertools.product(LAWS, PROCESSES, ERRORS):
+        best = best_grids(part["rows"], law, process, error)
+        ours = best["scoresde", "best_solver"]
+        rows = []
+        for (library, solver), by in best.items():
+            values = (cell(by[n][error], ours[n][error], "{:.1e}", peer=library != "scoresde") for n in ours)
+            rows.append((library, solver, *values))
+        lines += ["", f"### {PROCESSES[process]}, {LAWS[law]}: {ERRORS[error]}", ""]
+        lines += table(("library", "solver", *map(str, ours)), rows)
     ours = next(row for row in part["seconds"] if row["solver"] == "best_solver")
     times = (
         (row["library"], row["solver"])
@@ -178,16 +180,16 @@ def solvers_figure(part: Row, path: Path) -> None:
     for i, (law, law_name) in enumerate(LAWS.items()):
         for j, (process, process_name) in enumerate(PROCESSES.items()):
             axes = page.axes(110 + 640 * j, 60 + 560 * i, 480, 400)
-            _panel(axes, f"{process_name}, {law_name}", "evaluations", "distance from the exact flow")
+            _panel(axes, f"{process_name}, {law_name}", "evaluations", "median distance from the exact flow")
             for library, colour in COLOURS.items():
                 found = [
                     row
-                    for (owner, solver), by in best_grids(part["rows"], law, process).items()
+                    for (owner, solver), by in best_grids(part["rows"], law, process, "median").items()
                     for row in by.values()
                     if owner == library and (library != "scoresde" or solver == "best_solver")
                 ]
                 budgets = sorted({row["budget"] for row in found})
-                least = [min(row["rms"] for row in found if row["budget"] == n) for n in budgets]
+                least = [min(row["median"] for row in found if row["budget"] == n) for n in budgets]
                 label = {"scoresde": "scoresde, best_solver"}.get(library, f"{library}, the best of all")
                 if least:
                     axes.plot(budgets, least, "o-", color=colour, label=label, linewidth=1.6, markersize=4)
