@@ -64,22 +64,13 @@ def solvers(part: Row) -> list[str]:
         lines += ["", f"### {PROCESSES[process]}, {LAWS[law]}: {ERRORS[error]}", ""]
         lines += table(("library", "solver", *map(str, ours)), rows)
     ours = next(row for row in part["seconds"] if row["solver"] == "best_solver")
-    times = (
-        (row["library"], row["solver"])
-        + tuple(
-            cell(1e3 * row[k], 1e3 * ours[k], "{:.1f}", peer=row["library"] != "scoresde")
-            for k in ("first_s", "later_s")
-        )
-        for row in part["seconds"]
-    )
-    titles = ("library", "solver", "first call, ms", "later calls, ms")
-    return [
-        *lines,
-        "",
-        f"### Wall time, {part['points']:,} points of the ring, 20 evaluations",
-        "",
-        *table(titles, times),
-    ]
+    times = []
+    for row in part["seconds"]:
+        peer = row["library"] != "scoresde"
+        values = (cell(1e3 * row[k], 1e3 * ours[k], "{:.1f}", peer=peer) for k in ("first_s", "later_s"))
+        times.append((row["library"], row["solver"], *values))
+    lines += ["", f"### Wall time, {part['points']:,} points of the ring, 20 evaluations", ""]
+    return [*lines, *table(("library", "solver", "first call, ms", "later calls, ms"), times)]
 
 
 def likelihood(part: Row) -> list[str]:
@@ -93,15 +84,11 @@ def likelihood(part: Row) -> list[str]:
         ours = {row["divergence"]: row for row in reversed(rows) if row["library"] == "scoresde"}
         cells = []
         for row in rows:
-            exact, peer, name = (
-                row["divergence"] == "exact",
-                row["library"] != "scoresde",
-                row.get("road", row["library"]),
-            )
+            exact, peer = row["divergence"] == "exact", row["library"] != "scoresde"
             compared = [k for k in forms if exact or k in ("evaluations", "later_s", "first_s")]
             best = {k: ours[row["divergence"]][k] for k in compared}
             values = (cell(row[k] if exact or k != "solver" else None, best.get(k), forms[k], peer=peer) for k in forms)
-            cells.append((name, row["divergence"], *values))
+            cells.append((row.get("road", row["library"]), row["divergence"], *values))
         lines += ["", f"### {batch[0].upper()}{batch[1:]}", "", *table(("road", "divergence", *titles), cells)]
     return lines
 

@@ -1,8 +1,8 @@
 """Our solvers beside those of diffusers, k-diffusion and azula on the same exact scores.
 
 The error is the distance of the end states, divided by alpha, from those of the exact probability flow at the noise
-level where the solver ends, from the same noise (the reference: Tsit5 at 1e-10): its root mean square, which a few starts
-between two modes govern, and its median. In two processes:
+level where the solver ends, from the same noise (the reference: Tsit5 at 1e-10): its root mean square, which a few
+starts between two modes govern, and its median. In two processes:
 
     chain     DDPM's 1,000 levels, betas linear from 1e-4 to 0.02: ``DiscreteVP`` and the schedulers of diffusers
     VE        sigma from 80 to 0.002: EDM's schedulers of diffusers, k-diffusion, azula
