@@ -30,11 +30,11 @@ def test_the_page_and_its_figures_are_those_of_the_record():
 
 
 def test_the_record_says_how_it_was_made():
-    for name, part in RECORD.items():
-        words = part["environment"]["command"]
-        assert words.startswith(f"python -m experiments.benchmarks.peers {name} --peers-python ENV/bin/python")
-        assert set(part["peers"]) == {"python", *processes.PACKAGES}
-        assert part["environment"]["versions"]["jax"] and part["environment"]["cpu_count"] > 0
+    for part in RECORD.values():
+        here = part["environment"]
+        assert here["command"].startswith("python -m experiments.benchmarks.")
+        assert " --peers-python ENV/bin/python" in here["command"]
+        assert part["peers"]["torch"] and here["versions"]["jax"] and here["cpu_count"] > 0
 
 
 def test_no_solver_makes_more_evaluations_than_it_is_allowed():

@@ -116,15 +116,8 @@ def size(part: Row) -> list[str]:
         row, best = ({k: v[k] / (2**20 if k == "bytes" else 1) for k in v} for v in (row, ours))
         row["first_sample_cold_s"] = cold
         cells.append((name, *(cell(row.get(k), best[k], forms[k], peer=peer) for k in SIZE)))
-    titles = (
-        "package",
-        "import, s",
-        "MiB with what it requires",
-        "packages",
-        "first samples, s",
-        "the same, nothing cached, s",
-    )
-    return table(titles, cells)
+    titles = ("import, s", "MiB with what it requires", "packages", "first samples, s", "nothing cached, s")
+    return table(("package", *titles), cells)
 
 
 TABLES = {"solvers": solvers, "likelihood": likelihood, "training": training, "size": size}
@@ -132,13 +125,10 @@ TABLES = {"solvers": solvers, "likelihood": likelihood, "training": training, "s
 
 def heading(part: Row) -> list[str]:
     """Command, machine and versions."""
-    here, peers = part["environment"], part["peers"]
-    versions = {k: v for k, v in here["versions"].items() if k in ("jax", "diffrax", "numpy")}
-    names = ", ".join(f"{k} {v}" for k, v in (versions | {k: v for k, v in peers.items() if k != "python"}).items())
-    return [
-        f"`{here['command']}`; {here['cpu_count']} cores, {here['devices'][0]}, Python {here['python']}, {names}.",
-        "",
-    ]
+    here = part["environment"]
+    ours = ", ".join(f"{name} {here['versions'][name]}" for name in ("jax", "diffrax"))
+    peers = ", ".join(f"{name} {version}" for name, version in part["peers"].items())
+    return [f"`{here['command']}`: {here['cpu_count']} cores ({here['devices'][0]}); {ours}; peers: {peers}.", ""]
 
 
 def filled(text: str, record: dict[str, Row]) -> str:
