@@ -177,11 +177,7 @@ def errors(arrays):
         for process, solver, grid, run, steps in solvers():
             for budget in arrays["budgets"].tolist():
                 mixture.calls = 0
-                try:
-                    x, final = run(mixture, noise, steps(budget))
-                except Exception as error:
-                    print(f"{library} {solver} {grid} {budget}: {error!r}", file=sys.stderr)
-                    continue
+                x, final = run(mixture, noise, steps(budget))
                 row = {"process": process, "library": library, "solver": solver, "grid": grid, "budget": budget}
                 ends[str(len(rows))] = x.numpy().astype(np.float64)
                 rows.append(row | {"evaluations": mixture.calls, "end": final})
