@@ -126,7 +126,7 @@ TABLES = {"solvers": solvers, "likelihood": likelihood, "training": training, "s
 def heading(part: Row) -> list[str]:
     """Command, machine and versions."""
     here = part["environment"]
-    ours = ", ".join(f"{name} {here['versions'][name]}" for name in ("jax", "diffrax"))
+    ours = ", ".join(f"{name} {here['versions'][name]}" for name in ("jax", "diffrax") if name in here["versions"])
     peers = ", ".join(f"{name} {version}" for name, version in part["peers"].items())
     return [f"`{here['command']}`: {here['cpu_count']} cores ({here['devices'][0]}); {ours}; peers: {peers}.", ""]
 
@@ -176,17 +176,18 @@ def solvers_figure(part: Row, path: Path) -> None:
 
 
 def likelihood_figure(part: Row, path: Path) -> None:
-    """Mean modulus of the error by evaluations, with the exact divergence."""
+    """The solver's mean error by evaluations, with the exact divergence."""
     batches = list(dict.fromkeys(row["batch"] for row in part["rows"]))
     page = Page(620 * len(batches) + 40, 600)
     for i, batch in enumerate(batches):
         axes = page.axes(110 + 620 * i, 60, 460, 430)
-        _panel(axes, batch, "evaluations", "mean |error| of log p, nats" if not i else "")
+        _panel(axes, batch, "evaluations", "solver's mean |error| of log p, nats" if not i else "")
+        axes.set_ylim(3e-6, 2e-2)
         for row in part["rows"]:
             if row["batch"] == batch and row["divergence"] == "exact":
                 name, colour = row.get("road", row["library"]), COLOURS[row["library"]]
                 mark = "s" if name.startswith("table") else "o"
-                axes.plot(row["evaluations"], row["modulus"], mark, color=colour, markersize=6, label=name)
+                axes.plot(row["evaluations"], row["solver"], mark, color=colour, markersize=6, label=name)
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         axes.legend(list(unique.values()), list(unique), fontsize=7.5, frameon=False)
