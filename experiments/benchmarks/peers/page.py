@@ -123,12 +123,12 @@ def size(part: Row) -> list[str]:
 TABLES = {"solvers": solvers, "likelihood": likelihood, "training": training, "size": size}
 
 
-def heading(part: Row) -> list[str]:
+def heading(part: Row) -> str:
     """Command, machine and versions."""
     here = part["environment"]
     ours = ", ".join(f"{name} {here['versions'][name]}" for name in ("jax", "diffrax") if name in here["versions"])
     peers = ", ".join(f"{name} {version}" for name, version in part["peers"].items())
-    return [f"`{here['command']}`: {here['cpu_count']} cores ({here['devices'][0]}); {ours}; peers: {peers}.", ""]
+    return f"`{here['command']}`: {here['cpu_count']} cores ({here['devices'][0]}); {ours}; peers: {peers}."
 
 
 def filled(text: str, record: dict[str, Row]) -> str:
@@ -138,7 +138,8 @@ def filled(text: str, record: dict[str, Row]) -> str:
         _, closed, rest = rest.partition("<!-- end -->")
         if not closed:
             raise ValueError(f"the page needs {found or f'<!-- {name} -->'} and <!-- end --> after it")
-        text = "\n".join([head + found.strip(), *heading(part), *TABLES[name](part), closed + rest])
+        tables = "\n".join(TABLES[name](part)).strip()
+        text = "\n\n".join([head + found.strip(), heading(part), tables, closed + rest])
     return text
 
 
