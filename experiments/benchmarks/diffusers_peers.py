@@ -12,12 +12,15 @@ import argparse
 import contextlib
 import json
 import resource
+import sys
 import time
 from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-from diffusers import DiTTransformer2DModel, UNet2DModel  # pyright: ignore[reportMissingImports]
+
+sys.modules["torchvision"] = None  # pyright: ignore  # not needed, and one built for another torch stops diffusers
+from diffusers import DiTTransformer2DModel, UNet2DModel  # pyright: ignore[reportMissingImports]  # noqa: E402
 
 WARM_UP, LEARNING_RATE = 2, 1e-4
 
