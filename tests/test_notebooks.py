@@ -17,19 +17,15 @@ SOURCES = build.sources()
 QUICKSTART = build.FOLDER / "quickstart.py"
 ROOT = Path(__file__).parents[1]
 
-# Runs the code cells of a notebook's JSON as a kernel would, in one namespace, then prints the facts to be checked.
+# Runs the code cells of a notebook's JSON as a kernel would, in one namespace, then prints its facts.
 KERNEL = """
 import json, sys
 names = {"__name__": "__main__"}
 for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
     if cell["cell_type"] == "code":
         exec(compile("".join(cell["source"]), "cell " + cell["id"], "exec"), names)
-facts = {k: float(names[k]) for k in sys.argv[2].split(",")}
-facts["ablation"] = [[*key, *value] for key, value in names["ablation"].items()]
-facts["figures"] = len(names["plt"].get_fignums())
-print(json.dumps(facts))
+print(json.dumps(names["facts"] | {"figures": len(names["plt"].get_fignums())}))
 """
-FACTS = "exact_mean,model_mean,model_error,kl,kl_error,bits_mean,bits_error,floor,floor_error"
 
 
 def code_cells(path: Path) -> list[str]:
@@ -68,15 +64,25 @@ def test_the_notebook_has_the_fields_of_its_format(path):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
 def test_the_cells_hold_every_line_of_the_source(path):
     """Nothing of the source after its first marker is lost on the way: read back, the notebook is the source."""
-    made = json.loads(build.notebook(path))
+    shared = build.cells(build.INSTALL)
+    made = [("".join(c["source"]).split("\n"), c["cell_type"]) for c in json.loads(build.notebook(path))["cells"]]
     lines = []
-    for cell in made["cells"]:
-        text = "".join(cell["source"]).split("\n")
-        code = cell["cell_type"] == "code"
-        lines += ["# %%", *text] if code else ["# %% [markdown]", *(f"# {line}".rstrip() for line in text)]
+    for text, kind in made[:1] + made[1 + len(shared) :]:
+        lines += ["# %%", *text] if kind == "code" else ["# %% [markdown]", *(f"# {line}".rstrip() for line in text)]
     source = path.read_text(encoding="utf-8")
-    source = source[source.index("# %%") :]
+    first, rest = source[source.index("# %%") :].split("# %% [install]\n")
+    source = first + rest[rest.index("# %%") :]
     assert [line for line in lines if line] == [line for line in source.split("\n") if line]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_the_second_cell_is_the_badge_of_this_notebook(path):
+    (kind, text), (_, install) = build.cells(path)[1:3]
+    badge, _, sentence = text.partition("\n")
+    assert kind == "markdown" and "REPOSITORY" not in text + install and sentence.strip()
+    assert badge.endswith(
+        f"(https://colab.research.google.com/github/{build.REPOSITORY}/blob/main/experiments/notebooks/{path.stem}.ipynb)"
+    )
 
 
 def test_an_edited_cell_leaves_the_ids_of_the_others_alone(tmp_path):
@@ -95,7 +101,11 @@ def test_an_edited_cell_leaves_the_ids_of_the_others_alone(tmp_path):
     ("source", "message"),
     [
         ("# %% [markdown]\nx = 1\n", r"some.py:2: a line of markdown must begin with '# '"),
-        ("# %% [raw]\nx = 1\n", r"some.py:1: a cell must open with '# %%' or '# %% \[markdown\]'"),
+        (
+            "# %% [raw]\nx = 1\n",
+            r"some.py:1: a cell must open with one of '# %%', '# %% \[markdown\]', '# %% \[install\]'",
+        ),
+        ("# %% [install]\nx = 1\n", r"some.py:2: an install cell may hold 'from experiments.notebooks."),
     ],
 )
 def test_a_source_that_cannot_be_a_notebook_is_refused(tmp_path, source, message):
@@ -118,7 +128,7 @@ def test_in_colab_the_first_cell_installs_beside_its_jax(monkeypatch):
     monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
     ((command, options),) = run_first_cell(monkeypatch)
     assert command[:6] == [sys.executable, "-m", "pip", "install", "-q", "-c"]
-    assert command[7:] == ["scoresde[experiments]"]
+    assert command[7:] == [f"scoresde[experiments] @ git+https://github.com/{build.REPOSITORY}"]
     pinned = Path(command[6]).read_text().split()
     assert pinned == [f"jax=={version('jax')}", f"jaxlib=={version('jaxlib')}"]
     assert options == {"check": True}  # a failed installation stops the notebook where it failed
@@ -129,20 +139,8 @@ def test_outside_colab_the_first_cell_installs_nothing(monkeypatch):
     assert run_first_cell(monkeypatch) == []
 
 
-@pytest.mark.slow
-def test_every_cell_runs_and_the_numbers_are_true(tmp_path):
-    environment = os.environ | {
-        "SCORESDE_BUDGET": "smoke",
-        "MPLBACKEND": "Agg",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-    }
-    command = [sys.executable, "-c", KERNEL, str(QUICKSTART.with_suffix(".ipynb")), FACTS]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout.splitlines()[-1])
+def check_quickstart(facts):
     assert facts["figures"] == 6
-    assert list(tmp_path.iterdir()) == []  # the notebook leaves no files behind
-
     # The density of the model is a density: on exact samples it cannot beat the exact one by more than its error.
     assert facts["kl"] > -4 * facts["kl_error"]
     assert facts["kl"] == pytest.approx(facts["exact_mean"] - facts["model_mean"], abs=1e-4)
@@ -159,3 +157,25 @@ def test_every_cell_runs_and_the_numbers_are_true(tmp_path):
         assert mean - 2 * error > ablation[sde, "euler_maruyama"][0]
     for solver in ("predictor_corrector", "ddim"):
         assert min(sdes, key=lambda sde: ablation[sde, solver][0]) == "VE"
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+def test_the_facts_of_every_notebook_are_checked():
+    assert set(CHECKS) == {path.stem for path in SOURCES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_every_cell_runs_and_the_numbers_are_true(path, tmp_path):
+    environment = os.environ | {
+        "SCORESDE_BUDGET": "smoke",
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
+    command = [sys.executable, "-c", KERNEL, str(path.with_suffix(".ipynb"))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []  # the notebook leaves no files behind
+    CHECKS[path.stem](json.loads(done.stdout.splitlines()[-1]))
