@@ -1,6 +1,7 @@
 """The notebooks: made from their sources, readable as notebooks, and every cell runs and says the truth."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -157,6 +158,90 @@ def check_quickstart(facts):
         assert mean - 2 * error > ablation[sde, "euler_maruyama"][0]
     for solver in ("predictor_corrector", "ddim"):
         assert min(sdes, key=lambda sde: ablation[sde, solver][0]) == "VE"
+
+
+def check_from_zero(facts):
+    assert facts["figures"] == 5
+    # What the notebook writes by hand is what the library computes, up to rounding or the tolerance of a solver.
+    for name in ("kernel_difference", "score_difference", "loss_difference", "table_difference"):
+        assert facts[name] < 1e-5, name
+    assert facts["flow_difference"] < 1e-3 and facts["likelihood_difference"] < 0.02
+    # And both are true: moments of the walkers (Euler's own error of 1e-3 beside them), the identity of denoising score
+    # matching, the density under the exact score.
+    assert max(abs(z) for pair in facts["kernel_z"] for z in pair) < 5.5
+    assert abs(facts["gap"]) < 5 * facts["gap_error"] < 0.03
+    assert facts["true_error"] < 0.1
+    assert facts["score_error"] < 0.1 * facts["score_error_of_wrong"]  # the network has learned
+    assert max(facts["distances"]) < 0.2 and -5 * facts["kl_error"] < facts["kl"] < 0.3
+
+
+def check_solvers(facts):
+    assert facts["figures"] == 3 and facts["reference_error"] < 1e-6
+    for name, stated, measured in facts["orders"]:  # between 192 and 384 evaluations some are not yet at their order
+        assert abs(measured - stated) < 0.6, name
+    errors = {name: values for name, *values in facts["errors"]}
+    assert all(values[-1] < values[1] for values in errors.values())
+    assert min(errors, key=lambda name: errors[name][-1]) in ("UniPC 3", "Adams 3", "LMS 4")
+    for name, stated, measured in facts["law_orders"]:
+        if (
+            name != "predictor–corrector"
+        ):  # a corrector of fixed strength takes the law to its own, not to the exact one
+            assert abs(measured - stated) < 0.6, name
+    for _, proposed, ddim in facts["proposed"][1:]:
+        assert proposed < ddim
+    floor, floor_error = facts["floor"]
+    for _name, *rows in facts["sampled"]:
+        assert rows[-1][0] > floor - 5 * (floor_error + rows[-1][1])  # no sampler is nearer to the truth than the truth
+
+
+def check_likelihood(facts):
+    assert facts["figures"] == 3 and facts["tight_error"] < 0.02
+
+    def covers(coverage, count, slack=0.0):
+        """95 %, up to five standard errors of a share of ``count`` and ``slack`` for intervals that are approximate."""
+        return 0.95 - slack - 5 * math.sqrt(0.95 * 0.05 / count) < coverage
+
+    assert len(facts["coverage"]) == 3
+    assert all(covers(coverage, facts["points"], 0.03) for _, coverage in facts["coverage"])
+    assert covers(facts["mean_coverage"], facts["batches"], 0.02)
+    assert covers(facts["bound_coverage"], facts["points"], 0.03)
+    assert covers(facts["budget_coverage"], facts["points"], 0.05)
+    assert facts["solver_bounded"] > 0.9
+    medians = [median for median, _, _ in facts["solver_errors"]]
+    assert medians[0] > 10 * medians[-1]  # a tighter tolerance pays
+    assert abs(facts["uniform_bits"] - 8) < 1e-5
+    raw, repaired = ([row[k] for row in facts["truncation"]] for k in (1, 2))
+    assert raw[0] > 10 * raw[-1] and all(r < u for u, r in zip(raw[1:], repaired[1:], strict=True))
+    plain, weighted = ([row[k] for row in facts["gaps"]] for k in (1, 2))
+    for (mean, error), (closer, closer_error) in zip(plain, weighted, strict=True):
+        assert mean > -5 * error and closer > -5 * closer_error - 1e-3  # both are bounds
+    assert weighted[-1][0] < weighted[0][0] - 5 * weighted[-1][1] or weighted[-1][0] < 0.5 * plain[-1][0]
+    assert abs(facts["lost"][0]) < 5 * facts["lost"][1] + 0.02
+    assert abs(facts["bias"][0]) < 0.2 * abs(facts["raw_bias"])
+
+
+def check_ablation(facts):
+    assert facts["figures"] == 1 and len(facts["table"]) == 27
+    for values in facts["kl"].values():
+        for row in values:
+            assert min(row) > -0.05  # a divergence; the held-out points are the same for all
+    for *_, mean, half in facts["table"]:
+        assert math.isfinite(mean) and half > 0
+    means = {(sde, prediction, weight): mean for sde, prediction, weight, mean, _ in facts["table"]}
+    assert min(means.values()) < 1000  # thousandths of a nat: trained for 200 steps
+    assert 0 <= sum(facts["shares"].values()) <= 1 + 1e-6
+
+
+def check_predictor_corrector(facts):
+    assert facts["figures"] == 3 and len(facts["result"]) == 20
+    result = {tuple(names): (mean, error) for *names, mean, error in facts["result"]}
+    for sde in ("VE", "VP"):
+        (few, few_error), (both, both_error) = (result[sde, "probability flow", each] for each in ("P, 24", "PC, 24"))
+        assert few - 5 * few_error > both + 5 * both_error  # a corrector repairs Euler's probability flow
+    poor, good = (result["VE", each, "P, 24"] for each in ("probability flow", "reverse diffusion"))
+    assert poor[0] - 5 * poor[1] > good[0] + 5 * good[1]  # which is poor for VE
+    alone, _ = result["VE", "corrector only", "C, 48"]
+    assert alone > 2 * max(mean for names, (mean, _) in result.items() if names[1] != "corrector only")
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
