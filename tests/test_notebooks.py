@@ -195,7 +195,7 @@ def check_solvers(facts):
 
 
 def check_likelihood(facts):
-    assert facts["figures"] == 3 and facts["tight_error"] < 0.02
+    assert facts["figures"] == 3 and facts["after"] < min(0.02, facts["before"])
 
     def covers(coverage, count, slack=0.0):
         """95 %, up to five standard errors of a share of ``count`` and ``slack`` for intervals that are approximate."""
@@ -215,9 +215,9 @@ def check_likelihood(facts):
     plain, weighted = ([row[k] for row in facts["gaps"]] for k in (1, 2))
     for (mean, error), (closer, closer_error) in zip(plain, weighted, strict=True):
         assert mean > -5 * error and closer > -5 * closer_error - 1e-3  # both are bounds
-    assert weighted[-1][0] < weighted[0][0] - 5 * weighted[-1][1] or weighted[-1][0] < 0.5 * plain[-1][0]
+    assert weighted[-1][0] < 0.5 * plain[-1][0]  # and draws inside the logarithm come closer
     assert abs(facts["lost"][0]) < 5 * facts["lost"][1] + 0.02
-    assert abs(facts["bias"][0]) < 0.2 * abs(facts["raw_bias"])
+    assert abs(facts["bias"][0]) < 0.5 * abs(facts["raw_bias"])
 
 
 def check_ablation(facts):
@@ -225,10 +225,14 @@ def check_ablation(facts):
     for values in facts["kl"].values():
         for row in values:
             assert min(row) > -0.05  # a divergence; the held-out points are the same for all
-    for *_, mean, half in facts["table"]:
-        assert math.isfinite(mean) and half > 0
-    means = {(sde, prediction, weight): mean for sde, prediction, weight, mean, _ in facts["table"]}
-    assert min(means.values()) < 1000  # thousandths of a nat: trained for 200 steps
+    logs = {tuple(names): mean for *names, mean, half in facts["table"] if half > 0}
+    assert len(logs) == 27 and min(logs.values()) < math.log(1000)  # of thousandths of a nat, after 200 steps
+    # Theory: the loss of VE is the same under both weights; under weights of the log-SNR the SDEs are one problem.
+    for prediction in ("noise", "data", "velocity"):
+        assert abs(logs["VE", prediction, "simple"] - logs["VE", prediction, "bound"]) < 0.05
+    for weight in ("bound", "EDM"):
+        few = [logs[sde, "velocity", weight] for sde in ("VP", "VE", "flow")]
+        assert max(few) - min(few) < 0.3
     assert 0 <= sum(facts["shares"].values()) <= 1 + 1e-6
 
 
@@ -241,7 +245,7 @@ def check_predictor_corrector(facts):
     poor, good = (result["VE", each, "P, 24"] for each in ("probability flow", "reverse diffusion"))
     assert poor[0] - 5 * poor[1] > good[0] + 5 * good[1]  # which is poor for VE
     alone, _ = result["VE", "corrector only", "C, 48"]
-    assert alone > 2 * max(mean for names, (mean, _) in result.items() if names[1] != "corrector only")
+    assert alone > 2 * poor[0]  # and correctors alone are worse than anything
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}

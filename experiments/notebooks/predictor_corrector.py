@@ -61,7 +61,7 @@ def loss(params, key, batch):
     )
 
 
-steps = 4000 if full else 300
+steps = 3000 if full else 300
 schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 20, steps)
 trainer = ss.Trainer(loss, optax.adamw(schedule, b2=0.99, weight_decay=1e-2), averages=(ss.warmed(0.998),))
 clock = time.monotonic()
@@ -129,7 +129,7 @@ def tables(sde, predictor):
 # show what real images get.
 
 # %%
-count, seeds = (1000, 4) if full else (250, 3)
+count, seeds = (500, 4) if full else (250, 3)
 shape = (count, *digits.event_shape)
 
 
@@ -224,7 +224,7 @@ for name in SDES:
 for (name, predictor_name, against), (gain, spread) in gains.items():
     print(f"{name}, {predictor_name:18} against {against:17}: {gain:7.2f} times, ± {100 * spread:.0f} %")
 
-strengths = (0.05, 0.1, 0.16, 0.25, 0.35, 0.5) if full else (0.1, 0.3)
+strengths = (0.1, 0.2, 0.3, 0.5) if full else (0.1, 0.3)
 swept = {}
 for name, sde in SDES.items():
     for predictor_name in ("reverse diffusion", "probability flow"):
@@ -285,7 +285,18 @@ plt.show()
 # %% [markdown]
 # ## What comes out, and what does not
 #
-# TEXT
+# *Comes out.* Euler's probability flow is the poorest predictor, and poorer for VE than for VP; a corrector repairs it,
+# and gains more for VE: in the small budget (300 training steps) the distance falls 14 times for VE and 7 times for VP,
+# below that of the flow in twice the steps. Correctors alone are far worse than anything for VE.
+#
+# *Comes out in part.* For predictors with noise of their own the corrector gains less than a factor of two over the
+# same steps, with the ancestral predictor more for VE (1.55 times) than for VP (1.30), with reverse diffusion nothing
+# that the errors would show.
+#
+# *Does not come out.* For these predictors a second evaluation is worth more as a second, shorter step than as a
+# corrector. In the paper doubling the steps changed nothing at $N=1000$: there the error of the network was left, which
+# a corrector can mend; here, in 24 steps and with an easily learned score, it is the error of the step. And where the
+# paper's VE and VP networks were trained apart, these are one.
 
 # %%
 facts = {
