@@ -71,7 +71,7 @@ print(
 # $\nabla\cdot v=\mathbb E[z^\top J z]$ with random signs $z$, kept fixed along the path, so that $P$ probes give $P$
 # independent estimates of $\log p(x)$: their spread is the standard error of each example, with Student's $t$ of $P-1$
 # degrees of freedom. Hutch++ first takes out the directions that matter. Does the 95 % interval contain the exact value
-# 95 times in a hundred?
+# 95 times in a hundred? A little less often where the estimates are far from normal, which few signs make them.
 
 # %%
 ESTIMATORS = {  # name: (divergence, columns of the Jacobian per evaluation, colour)
