@@ -189,7 +189,7 @@ for panel, weight in zip(panels, WEIGHTS, strict=True):
     panel.set(yscale="log", title=f"weight: {weight}", xlim=(-0.5, len(PREDICTIONS) - 0.5))
     panel.set_xticks(range(len(PREDICTIONS)), [f"{name}\nprediction" for name in PREDICTIONS])
     panel.grid(axis="y", alpha=0.2)
-panels[0].set_ylabel("KL(truth ‖ model), thousandths of a nat")
+panels[0].set_ylabel("KL(truth ‖ model) × 1000, nats")
 panels[-1].legend(title="SDE", loc="upper right")
 figure.suptitle(f"Mean and 95 % interval over {seeds} seeds (small dots)")
 plt.show()
@@ -221,9 +221,9 @@ for axis, names in ((1, list(PREDICTIONS)), (2, WEIGHTS), (0, list(SDES))):
 
 # %% [markdown]
 # What theory predicts can be seen at once: in the panels of the bound and of EDM's weight the three SDEs stand side by
-# side, VP and VE equal to three digits or more (flow differs in the last digits of its times near 1), and VE has the
-# same result under "simple" and bound. The choice of an SDE is a choice of weight, of the range of noise levels, and
-# later of the sampler's steps; once these are fixed nothing of it is left. What the network predicts matters most:
+# side, in the small budget VP and VE within a thousandth (flow carries the rounding of its times near 1), and VE has
+# the same result under "simple" and bound. The choice of an SDE is a choice of weight, of the range of noise levels,
+# and later of the sampler's steps; once these are fixed nothing of it is left. What the network predicts matters most:
 # where there is little noise, an error of predicted data becomes an error of the score $\alpha/\sigma^2$ times as
 # large, and the likelihood sees it.
 
