@@ -264,7 +264,7 @@ def test_every_cell_runs_and_the_numbers_are_true(path, tmp_path):
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     command = [sys.executable, "-c", KERNEL, str(path.with_suffix(".ipynb"))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []  # the notebook leaves no files behind
     CHECKS[path.stem](json.loads(done.stdout.splitlines()[-1]))
