@@ -11,34 +11,12 @@
 # 2. *Digits.* The same lines on real images: three samplers, and bits per dimension with a standard error.
 # 3. *An ablation.* Five SDEs times three solvers with the exact score, so that the differences are the solver's alone.
 #
-# To open it in Colab: *File, Upload notebook*, and choose this file, or *File, Open notebook, GitHub* with the address
-# of your clone. It takes about five minutes on two CPU cores and less on an accelerator.
+# It takes about five minutes on two CPU cores and less on an accelerator.
 
-# %% [markdown]
-# **Colab only.** The next cell installs the package next to the JAX that Colab brings, which is built for its
-# accelerator: a constraints file keeps pip from replacing it. `SOURCE` may also be the address of a clone,
-# `"scoresde[experiments] @ git+https://..."`. Anywhere else nothing is installed.
+# %% [install]
+from experiments.notebooks.install import BUDGET, full
 
-# %%
-import importlib
-import os
-import subprocess
-import sys
-import tempfile
-from importlib.metadata import version
-from pathlib import Path
-
-SOURCE = "scoresde[experiments]"
-BUDGET = os.environ.get("SCORESDE_BUDGET", "full")  # "full", or "smoke" to see in a minute that everything runs
-
-try:
-    importlib.import_module("google.colab")
-except ImportError:
-    print("not in Colab: using the installed scoresde")
-else:
-    constraints = Path(tempfile.mkdtemp()) / "constraints.txt"
-    constraints.write_text("".join(f"{name}=={version(name)}\n" for name in ("jax", "jaxlib")))
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", str(constraints), SOURCE], check=True)
+# isort: split
 
 # %%
 import time
@@ -53,26 +31,10 @@ from jax.tree_util import Partial
 
 import scoresde as ss
 from experiments import data as datasets
+from experiments.notebooks.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, use
 
-if BUDGET not in ("full", "smoke"):
-    raise ValueError(f"SCORESDE_BUDGET must be full or smoke, got {BUDGET!r}")
-full = BUDGET == "full"
+use()
 started = time.monotonic()
-
-INK, BLUE, ORANGE, GREEN = "#26323f", "#3068a8", "#d9792b", "#3f8f63"
-plt.rcParams |= {
-    "axes.edgecolor": "#8a94a0",
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10.5,
-    "figure.dpi": 110,
-    "font.size": 9.5,
-    "legend.frameon": False,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
 print(f"scoresde {ss.__version__}, jax {jax.__version__} on {jax.devices()[0].platform}, budget: {BUDGET}")
 
 # %% [markdown]
@@ -228,7 +190,7 @@ left.set(xlabel="training step", ylabel="loss (mean of 40 steps)", yscale="log",
 middle.scatter(*np.asarray(model_samples).T, s=3, color=GREEN, alpha=0.35, linewidths=0)
 middle.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal", title=f"Model, DDIM 50: distance {model_distance:.3f}")
 limits = [exact.min() - 0.5, exact.max() + 0.5]
-right.plot(limits, limits, color="#8a94a0", lw=1)
+right.plot(limits, limits, color=GREY, lw=1)
 right.errorbar(exact[:60], probed_log_prob, bars, fmt="o", ms=3, lw=1, color=ORANGE, alpha=0.8, label="8 probes")
 right.scatter(exact, log_prob, s=5, color=BLUE, alpha=0.5, linewidths=0, label="exact divergence", zorder=3)
 right.set(xlabel="exact log-density (nats)", ylabel="log-density of the model (nats)")
@@ -387,7 +349,7 @@ print(f"{'exact':10}{1000 * floor:14.1f} ± {1000 * floor_error:5.1f}     ({time
 
 # %%
 figure, panel = plt.subplots(figsize=(8, 3.8), layout="constrained")
-palette = dict(zip(SDES, (BLUE, "#7aa6d8", ORANGE, GREEN, "#8d5a97"), strict=True))
+palette = dict(zip(SDES, (BLUE, SKY, ORANGE, GREEN, PURPLE), strict=True))
 for i, (sde_name, marker) in enumerate(zip(SDES, "osD^v", strict=True)):
     mean, error = 1000 * np.array([ablation[sde_name, solver_name] for solver_name in SOLVERS]).T
     at = np.arange(len(SOLVERS)) + 0.13 * (i - 2)
@@ -395,8 +357,8 @@ for i, (sde_name, marker) in enumerate(zip(SDES, "osD^v", strict=True)):
         at, mean, error, fmt=marker, ms=6, lw=1.4, capsize=3, color=palette[sde_name], label=sde_name, zorder=3
     )
 low, high = 1000 * (floor - floor_error), 1000 * (floor + floor_error)
-panel.axhline(1000 * floor, color="#8a94a0", lw=1)
-panel.axhspan(low, high, color="#8a94a0", alpha=0.25, linewidth=0, label="exact samples")
+panel.axhline(1000 * floor, color=GREY, lw=1)
+panel.axhspan(low, high, color=GREY, alpha=0.25, linewidth=0, label="exact samples")
 panel.set(ylabel="sliced Wasserstein × 1000", xlim=(-0.5, len(SOLVERS) - 0.5), ylim=(0, None))
 panel.set_xticks(range(len(SOLVERS)), [f"{name}\n{evaluations} evaluations" for name in SOLVERS])
 panel.grid(axis="y", alpha=0.2)
@@ -415,4 +377,14 @@ plt.show()
 # `ring` or the grid, and look again.
 
 # %%
+facts = {
+    "exact_mean": exact_mean,
+    "model_mean": model_mean,
+    "kl": kl,
+    "kl_error": kl_error,
+    "bits_mean": bits_mean,
+    "bits_error": bits_error,
+    "floor": floor,
+    "ablation": [[*names, *result] for names, result in ablation.items()],
+}
 print(f"the whole notebook: {time.monotonic() - started:.0f} s")
