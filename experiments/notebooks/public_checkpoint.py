@@ -29,9 +29,11 @@ from experiments.notebooks.install import BUDGET, full
 # isort: split
 
 # %%
+import dataclasses
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -73,27 +75,29 @@ def downloaded():
         return None
 
 
-def trained(folder, data, steps):
+def trained(folder, data, steps, channels):
     """Train a small U-Net on digits as DDPM does, and write it to the folder as diffusers would."""
     chain = ss.interop.scheduler_sde({})  # 1000 levels, beta from 1e-4 to 0.02
-    sizes = {"channels": 32, "features": 32, "multipliers": (1, 2), "blocks": 1, "attention_levels": (1,)}
-    net = ss.nn.presets.ddpm((8, 8, 1), **sizes, dropout=0.1, key=jax.random.key(0))
+    norm = partial(ss.nn.group_norm, group_size=1, most=8)  # one number of groups throughout, as diffusers has it
+    layout = dataclasses.replace(ss.nn.presets.DDPM, norm=norm)
+    sizes = {"channels": channels, "features": channels, "multipliers": (1, 2), "blocks": 1, "attention_levels": (1,)}
+    net = ss.nn.presets.ddpm((8, 8, 1), **sizes, layout=layout, dropout=0.0, key=jax.random.key(0))
     apply, params = ss.nn.functional(net)
 
     def loss(params, key, batch):
         """E_k ||eps_hat(x_k, k) - eps||^2, k uniform; digits in [-1, 1], with uniform noise within their levels."""
-        key_uniform, key_dropout, key_loss = jax.random.split(key, 3)
+        key_uniform, key_loss = jax.random.split(key)
         x = (batch + jax.random.uniform(key_uniform, batch.shape) - 0.5) / 8 - 1
 
         def score(x, t):  # -eps_hat/sigma; the network is called with the step k = 1000 t - 1
-            return -apply(params, x, chain.step(t), key=key_dropout) / chain.sigma(t)[:, None, None, None]
+            return -apply(params, x, chain.step(t)) / chain.sigma(t)[:, None, None, None]
 
         return ss.denoising_score_matching(key_loss, chain, score, x)
 
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 50, steps), b2=0.99)
     trainer = ss.Trainer(loss, optimizer, averages=(ss.warmed(0.995),))
     state, metrics = trainer.run(
-        trainer.init(jax.random.key(1), params), jnp.asarray(data.train, jnp.float32), steps=steps, batch_size=64
+        trainer.init(jax.random.key(1), params), jnp.asarray(data.train, jnp.float32), steps=steps, batch_size=32
     )
     losses = np.asarray(metrics["loss"])
     print(f"{steps} steps, loss {losses[:20].mean():.3f} -> {losses[-100:].mean():.3f}")
@@ -107,7 +111,7 @@ published = folder is not None
 data = datasets.load("cifar10" if published else "digits")
 if folder is None:
     folder = Path(home.name) / "ddpm-digits"
-    made = trained(folder, data, 2500 if full else 300)
+    made = trained(folder, data, *((2000, 32) if full else (150, 16)))
 print(f"{time.monotonic() - clock:.0f} s")
 for path in sorted(p for p in folder.rglob("*") if p.is_file()):
     print(f"{path.stat().st_size:12,}  {path.relative_to(folder)}")
@@ -209,7 +213,7 @@ plt.show()
 #   reverse *chain* gives, another law than that of the flow.
 
 # %%
-images = np.asarray(data.held_out[: (64 if platform != "cpu" else 2) if published else (64 if full else 16)], int)
+images = np.asarray(data.held_out[: (64 if platform != "cpu" else 2) if published else (48 if full else 12)], int)
 dims = images[0].size
 y = (images + np.random.default_rng(5).random(images.shape) - shift) * width
 clock = time.monotonic()
@@ -226,7 +230,7 @@ rho = np.asarray(sde.sigma(times) / sde.alpha(times))
 steps = times[::-1][rho[::-1] >= width / 2]  # the chain's own steps, down to half a level: nothing is known below
 bound = ss.discrete_bound(
     jax.random.key(7), sde, found.score, images, bin_width=width, shift=shift, num_levels=last + 1,
-    grid=steps, draws=16, repeats=4, sigma_data=sigma_data,
+    grid=steps, draws=16 if full else 8, repeats=4, sigma_data=sigma_data,
 )  # fmt: skip
 bound_bits = np.asarray(ss.bits_per_dim(bound.bound, dims, 1.0))
 bound_error = float(np.linalg.norm(bound.std_error) / len(images) * per_nat)
