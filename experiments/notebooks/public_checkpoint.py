@@ -185,7 +185,7 @@ print(f"sliced Wasserstein to {count} real images {distance:.4f}, where as many 
 def sheet(images, columns=16):
     """Images (n, H, W, C) as one picture, ``columns`` in a row."""
     n, height, width, channels = images.shape
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=last)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=last if published else 0)
     tiles = padded.reshape(n // columns, columns, height + 2, width + 2, channels).swapaxes(1, 2)
     return (tiles.reshape(n // columns * (height + 2), columns * (width + 2), channels) / last).squeeze()
 

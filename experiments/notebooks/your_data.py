@@ -377,8 +377,8 @@ facts = {
     "truth_mean": float(np.mean(truth)),
     "fill_errors": fill_errors,
     "covered": [covered, covered_error],
-    "sample_medians": [float(v) for v in np.median(latent(samples[samples[:, 3] < 14]), axis=0)],
-    "row_medians": [float(v) for v in np.median(latent(rows), axis=0)],
+    "sample_medians": latent(np.median(samples, axis=0)[None])[0].tolist(),
+    "row_medians": latent(np.median(rows, axis=0)[None])[0].tolist(),
     "refused": refused,
 }
 print(f"the whole notebook: {time.monotonic() - started:.0f} s")
