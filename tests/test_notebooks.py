@@ -171,8 +171,10 @@ def check_anomalies(facts):
     for statistic, row in facts["areas"].items():
         assert row["noise"][0] > 0.95, statistic
         assert all(0 <= area <= 1 and error < 0.1 for area, error in row.values())
-    for name in ("the temple", "the flower", "seen in training"):
-        assert 3 < facts["photograph_bits"][name][0] < 9
+    temple, flower = (facts["photograph_bits"][name] for name in ("the temple", "the flower"))
+    assert 3 < flower[0] < temple[0] < 9  # the photograph that it has not seen is the more probable one
+    assert facts["photograph_areas"]["surprise"][0] < 0.35 < 0.5 < facts["photograph_areas"]["typicality"][0]
+    assert facts["groups_called_atypical"]["the flower"] > 0.5 > facts["groups_called_atypical"]["the temple"]
 
 
 def check_inverse_problems(facts):

@@ -311,11 +311,11 @@ for j, panel in enumerate(panels):
     order = np.argsort(true_spread[:, 1])
     low, middle, high = true_spread[order].T
     at = np.arange(len(these))
-    panel.fill_between(at, low, high, color=ORANGE, alpha=0.3, lw=0, label="exact, 80 %")
+    panel.vlines(at, low, high, color=ORANGE, alpha=0.4, lw=5, label="exact, 80 %")
     low, middle, high = np.quantile(filled[these[order], :, j], [0.1, 0.5, 0.9], axis=1)
     panel.errorbar(at, middle, [middle - low, high - middle], fmt="o", ms=3, lw=0.9, color=BLUE, label="draws, 80 %")
     panel.scatter(at, complete[these[order], j], s=14, marker="x", color=INK, zorder=3, label="what was there")
-    panel.set(title=NAMES[j], xlabel="rows that lack it, sorted", yscale="log" if j < 2 else "linear")
+    panel.set(title=NAMES[j], xlabel="rows that lack it, sorted", xticks=[], yscale="log" if j < 2 else "linear")
 panels[0].legend(loc="upper left", fontsize=8)
 plt.show()
 
