@@ -205,7 +205,7 @@ def check_public_checkpoint(facts):
 
 
 def check_your_data(facts):
-    assert facts["figures"] == 4 and facts["refused"] == 2
+    assert facts["figures"] == 4 and "column 1 (name) holds the text 'anna'" in facts["refused"]
     below = {name: mean for name, (mean, _) in facts["below"].items()}
     errors = {name: error for name, (_, error) in facts["below"].items()}
     assert below["the truth"] == 0

@@ -321,12 +321,12 @@ plt.show()
 
 # %% [markdown]
 # A table with holes can also be trained on: `--missing mask` leaves the empty cells out of the loss, and holds out only
-# complete rows. `--dry-run` says what would be done and stops.
+# complete rows. What the reader makes of any source is one line in Python, too.
 
 # %%
 gaps = np.random.default_rng(6).random(rows.shape) < 0.05
 write(folder / "gaps.csv", np.where(gaps, np.nan, rows))
-run("experiments.run", "--data", "csv:gaps.csv", "--missing", "mask", "--dry-run")
+print(datasets.load(f"csv:{folder / 'gaps.csv'}", options=datasets.Options(missing="mask")).describe())
 
 # %% [markdown]
 # ## 5. Arrays and pictures
@@ -335,10 +335,11 @@ run("experiments.run", "--data", "csv:gaps.csv", "--missing", "mask", "--dry-run
 # measurements and give nats. An `.npz` may hold `train` and `test`, with `train_labels` and `test_labels`.
 # `images:FOLDER` takes 8-bit pictures of one size, in folders whose names are their classes if there are several, or
 # beside a `dataset.json`; a zip will do as well. With classes, `--condition class` learns the score of each.
+# `--dry-run` says what would be done and stops.
 
 # %%
 np.save(folder / "river.npy", rows.astype(np.float32))
-run("experiments.run", "--data", "npy:river.npy", "--dry-run")
+print(datasets.load(f"npy:{folder / 'river.npy'}").describe(), "\n")
 
 digits = datasets.load("digits")
 for number, (image, label) in enumerate(zip(digits.train[:200], digits.train_labels, strict=False)):
@@ -348,14 +349,15 @@ for number, (image, label) in enumerate(zip(digits.train[:200], digits.train_lab
 run("experiments.run", "--data", "images:pictures", "--condition", "class", "--network", "unet", "--dry-run")
 
 # %% [markdown]
-# A mistake is one line that says what to do:
+# A mistake is one line that says what to do, here as from the command line:
 
 # %%
 (folder / "words.csv").write_text("name,height\nanna,1.71\n")
 try:
-    run("experiments.run", "--data", "csv:words.csv")
-except subprocess.CalledProcessError as error:
-    refused = error.returncode
+    datasets.load(f"csv:{folder / 'words.csv'}")
+except datasets.InputError as mistake:
+    refused = str(mistake)
+    print(refused.replace(str(folder), "."))
 
 # %% [markdown]
 # And this is where everything is. `report.md` is the place to begin; `experiments.report FOLDER` makes it again from
