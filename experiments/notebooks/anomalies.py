@@ -132,7 +132,7 @@ steps, width = (3000, 256) if full else (200, 128)
 def trained(data, config):
     """The model of ``python -m experiments.run`` for this data, and its score after training."""
     model, clock = build(config.resolve(data), data), time.monotonic()
-    state, _ = model.trainer.run(model.init(), data.train, steps=config.steps, batch_size=128)
+    state, _ = model.trainer.run(model.init(), data.train, steps=steps, batch_size=128)
     jax.block_until_ready(state)
     print(f"{data.name[:24]}: {config.steps} steps in {time.monotonic() - clock:.0f} s")
     return model, model.score(state.ema)
@@ -190,7 +190,7 @@ parts = np.cumsum([n, n, *(len(x) for x in OTHERS.values())])[:-1]
 log_prob = np.split(log_probs(digits_model, digits_score, digits, images, 2), parts)
 times = ss.log_snr_grid(digits_model.sde, 11)[1:-1]  # ten levels between noise and data
 norms = np.split(np.log(ss.score_norms(digits_model.sde, digits_score, digits.to_model(images), times)), parts)
-nearest = NearestNeighbors(n_neighbors=1).fit(digits.train.reshape(-1, 64).astype(float))
+nearest = NearestNeighbors(n_neighbors=1).fit(np.asarray(digits.train, float).reshape(-1, 64))
 neighbour = np.split(nearest.kneighbors(images.reshape(-1, 64).astype(float))[0][:, 0], parts)
 print(f"{len(images)} likelihoods, norms and nearest neighbours in {time.monotonic() - clock:.0f} s")
 
@@ -280,7 +280,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 m = 240 if full else 100
 GROUPS = {
-    "seen in training": temple.train[:m],
+    "seen in training": np.asarray(temple.train[:m]),
     "reference": temple.held_out[:m],
     "the temple": temple.held_out[-m:],
     "the flower": patches(flower)[:m],

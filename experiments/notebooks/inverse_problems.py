@@ -213,12 +213,13 @@ plt.show()
 
 # %%
 digits = datasets.load("digits")
-config = Config(steps=3000 if full else 200, width=256 if full else 128).resolve(digits)
+steps = 3000 if full else 200
+config = Config(steps=steps, width=256 if full else 128).resolve(digits)
 model = build(config, digits)
 clock = time.monotonic()
-state, metrics = model.trainer.run(model.init(), digits.train, steps=config.steps, batch_size=config.batch)
+state, metrics = model.trainer.run(model.init(), digits.train, steps=steps, batch_size=128)
 jax.block_until_ready(state)
-print(f"{config.steps} steps of {model.parameters:,} parameters in {time.monotonic() - clock:.0f} s")
+print(f"{steps} steps of {model.parameters:,} parameters in {time.monotonic() - clock:.0f} s")
 digits_score = model.score(state.ema)
 
 # %%

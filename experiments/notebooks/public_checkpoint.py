@@ -106,7 +106,7 @@ def trained(folder, data, steps, channels):
     return made
 
 
-clock, folder = time.monotonic(), downloaded()
+clock, folder, made, round_trip = time.monotonic(), downloaded(), None, None
 published = folder is not None
 data = datasets.load("cifar10" if published else "digits")
 if folder is None:
@@ -136,7 +136,7 @@ alpha = np.sqrt(np.cumprod(1 - beta))
 gap = float(np.max(np.abs(np.asarray(sde.alpha(times)) - alpha)))
 print(f"{parameters:,} parameters; data in [{low:g}, {high:g}]; {levels} levels, beta {beta[0]:.1e} to {beta[-1]:.3g}")
 print(f"t_min {sde.t_min:g}, where sigma = {sde.sigma(sde.t_min):.4f}; largest |alpha(t_k) - alpha_k| {gap:.1e}")
-if not published:
+if made is not None:
     x = jax.random.normal(jax.random.key(2), (4, *data.event_shape))
     written, read = (np.asarray(jax.jit(score)(x, 0.3)) for score in (made.score, found.score))
     round_trip = float(np.linalg.norm(written - read) / np.linalg.norm(written))
@@ -164,17 +164,18 @@ plt.show()
 # and rounded to levels.
 
 # %%
-last = int(data.levels) - 1  # levels 0..last lie evenly from low to high
+last = int(data.levels or 0) - 1  # levels 0..last lie evenly from low to high
 width = (high - low) / last
 shift = 0.5 - low / width  # level k is at (k + 1/2 - shift) width: DDPM's own scaling, k/127.5 - 1 for bytes
-sigma_data = float(np.std(data.train[:1000] * width + low))
+train = np.asarray(data.train[:1000])
+sigma_data = float(np.std(train * width + low))
 count = 64 if platform != "cpu" or not published else 16
 table = ss.best_solver(sde, 20, sigma_data=sigma_data)
 clock = time.monotonic()
 x = ss.sample(jax.random.key(3), found.score, table, (count, *data.event_shape))
 samples = np.clip(np.rint((np.asarray(x) - low) / width), 0, last)
 print(f"{count} samples, {table.num_evals} evaluations each, {time.monotonic() - clock:.1f} s")
-key_metric, real, other = jax.random.key(4), data.held_out[:count] / last, data.train[:count] / last
+key_metric, real, other = jax.random.key(4), data.held_out[:count] / last, train[:count] / last
 distance = float(
     ss.metrics.sliced_wasserstein(key_metric, jnp.asarray(samples / last, float), jnp.asarray(real, float))
 )
@@ -274,7 +275,7 @@ facts = {
     "published": published,
     "parameters": parameters,
     "gap": gap,
-    "round_trip": None if published else round_trip,
+    "round_trip": round_trip,
     "distance": distance,
     "floor": floor,
     "flow": [flow_mean, flow_error, probe_error, grid_error],

@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -123,11 +124,12 @@ print(river.describe().replace(str(folder), "."))
 # determinant. A tenth of the rows is held out and never used for any of this.
 
 # %%
-seen = np.asarray(river.to_model(river.train))
+train = np.asarray(river.train, np.float64)
+seen = np.asarray(river.to_model(train))
 figure, panels = plt.subplots(2, 4, figsize=(12, 4.2), layout="constrained")
 normal = np.linspace(-4, 4, 100)
 for j, (above, below) in enumerate(panels.T):
-    above.hist(river.train[:, j], bins=50, range=np.quantile(river.train[:, j], [0, 0.99]), color=GREY)
+    above.hist(train[:, j], bins=50, range=tuple(np.quantile(train[:, j], [0, 0.99])), color=GREY)
     above.set(title=NAMES[j], yticks=[])
     below.hist(seen[:, j], bins=50, range=(-4, 4), density=True, color=BLUE, alpha=0.8)
     below.plot(normal, np.exp(-(normal**2) / 2) / np.sqrt(2 * np.pi), color=INK, lw=1)
@@ -171,7 +173,8 @@ truth = exact_log_prob(held_out)
 
 def gaussian_log_prob(train, x):
     """log p(x) under the Gaussian with the mean and covariance of the training rows."""
-    return multivariate_normal(train.mean(axis=0), np.cov(train.T)).logpdf(x)
+    covariance: Any = np.cov(train.T)
+    return multivariate_normal(train.mean(axis=0), covariance).logpdf(x)
 
 
 seen_held_out, log_det = np.asarray(river.to_model(held_out)), river.log_det(held_out)
@@ -179,7 +182,7 @@ found = {
     "the truth": truth,
     "score network": log_prob,
     "Gaussian of unskewed columns": gaussian_log_prob(seen, seen_held_out) + log_det,
-    "Gaussian": gaussian_log_prob(river.train.astype(np.float64), held_out.astype(np.float64)),
+    "Gaussian": gaussian_log_prob(train, held_out.astype(np.float64)),
 }
 print(f"{len(truth)} rows held out, nats a row; below the truth: of the same rows, so with a smaller error")
 below = {name: ss.mean_with_error(truth - values) for name, values in found.items()}
@@ -218,7 +221,7 @@ plt.show()
 data = datasets.load(f"csv:{folder / 'river.csv'}")
 config = Config(data=data.name, steps=steps, width=256 if full else 64).resolve(data)
 model = build(config, data)
-state, _ = model.trainer.run(model.init(), data.train, steps=config.steps, batch_size=config.batch)
+state, _ = model.trainer.run(model.init(), data.train, steps=steps, batch_size=256)
 score = model.score(state.ema)  # (x, t) -> ∇ log p_t(x), in the units of the model
 y = ss.sample(jax.random.key(1), score, ss.best_solver(model.sde, 20), (1000, 4))
 drawn = data.from_model(y)  # in those of the file
@@ -342,7 +345,8 @@ np.save(folder / "river.npy", rows.astype(np.float32))
 print(datasets.load(f"npy:{folder / 'river.npy'}").describe(), "\n")
 
 digits = datasets.load("digits")
-for number, (image, label) in enumerate(zip(digits.train[:200], digits.train_labels, strict=False)):
+labelled = zip(np.asarray(digits.train)[:200], np.asarray(digits.train_labels), strict=False)
+for number, (image, label) in enumerate(labelled):
     path = folder / "pictures" / f"digit{label}" / f"{number:03d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((image[:, :, 0] * 15).astype(np.uint8)).save(path)
@@ -353,6 +357,7 @@ run("experiments.run", "--data", "images:pictures", "--condition", "class", "--n
 
 # %%
 (folder / "words.csv").write_text("name,height\nanna,1.71\n")
+refused = ""
 try:
     datasets.load(f"csv:{folder / 'words.csv'}")
 except datasets.InputError as mistake:
