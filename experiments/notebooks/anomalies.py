@@ -21,6 +21,7 @@ from experiments.notebooks.install import BUDGET, full
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -222,7 +223,8 @@ print(f"called atypical at 5 %: normal digits {100 * tested[0].atypical.mean():.
 
 # %%
 figure = plt.figure(figsize=(13, 5.6), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=(1, 1.35))
+sides: Any = figure.subfigures(1, 2, width_ratios=(1, 1.35))
+left, right = sides
 for line, (kind, x) in zip(left.subplots(8, 6), {"digits": normal, **OTHERS}.items(), strict=True):
     for panel, image in zip(line, x, strict=False):
         panel.imshow(image[:, :, 0], cmap="gray_r", vmin=0, vmax=16)
@@ -247,7 +249,8 @@ plt.show()
 figure, panel = plt.subplots(figsize=(9.5, 3.2), layout="constrained")
 kinds = ("digits", *OTHERS)
 bits = {k: ss.bits_per_dim(lp, 64, digits.bin_width) for k, lp in zip(kinds, log_prob[1:], strict=True)}
-bins = np.linspace(*np.quantile(np.concatenate(list(map(np.asarray, bits.values()))), [0, 0.7]), 30)
+low, high = np.quantile(np.concatenate(list(map(np.asarray, bits.values()))), [0, 0.7])
+bins = np.linspace(low, high, 30)
 panel.hist(np.asarray(bits["digits"]), bins=bins, color=GREY, alpha=0.6, label="digits")
 for kind, colour in (("blurred", GREEN), ("mean of eight", ORANGE), ("upside down", BLUE)):
     panel.hist(np.asarray(bits[kind]), bins=bins, histtype="step", lw=1.8, color=colour, label=kind)
@@ -315,14 +318,16 @@ print("groups of 10 called atypical at 5 %: " + ", ".join(f"{k} {100 * v:.0f} %"
 
 # %%
 figure = plt.figure(figsize=(13, 3.6), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+sides: Any = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+left, right = sides
 for side, (name, colour) in zip(left.subfigures(1, 2), (("the temple", INK), ("the flower", ORANGE)), strict=True):
     for panel, image in zip(side.subplots(5, 5).flat, GROUPS[name], strict=False):
         panel.imshow(image[:, :, 0], cmap="gray", vmin=0, vmax=255)
         panel.axis("off")
     side.suptitle(name, color=colour)
 panel = right.subplots()
-bins = np.linspace(*np.quantile(np.concatenate(list(photograph_bits.values())), [0.002, 0.995]), 50)
+low, high = np.quantile(np.concatenate(list(photograph_bits.values())), [0.002, 0.995])
+bins = np.linspace(low, high, 50)
 for name, colour in (("the temple", INK), ("the flower", ORANGE)):
     panel.hist(np.asarray(photograph_bits[name]), bins=bins, histtype="stepfilled", color=colour, alpha=0.5, label=name)
 panel.set(xlabel="bits per dimension under the model of the temple", ylabel="patches")

@@ -25,11 +25,13 @@ from experiments.notebooks.install import BUDGET, full
 # %%
 import time
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from jax.tree_util import Partial
 
 import scoresde as ss
 from experiments import data as datasets
@@ -177,7 +179,8 @@ for name, ((far, error), (mean, cov, modes), (share, share_error)) in judged.ite
 
 # %%
 figure = plt.figure(figsize=(13.5, 4.2), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=(1, 2.1))
+sides: Any = figure.subfigures(1, 2, width_ratios=(1, 2.1))
+left, right = sides
 panel, names = left.subplots(), list(judged)[::-1]
 values = 1000 * np.array([judged[name][0] for name in names])
 colours = [INK if name == "exact" else BLUE for name in names]
@@ -243,7 +246,7 @@ def problem_of(name):
     y = OPERATORS[name](clean)
     live = np.asarray(OPERATORS[name](jnp.ones_like(clean))) != 0  # a mask leaves zeros
     y = y + jnp.where(live, noise * jax.random.normal(jax.random.key(4), y.shape), 0)
-    return measurements.Problem(OPERATORS[name], np.asarray(y), live, np.arange(count))
+    return measurements.Problem(Partial(OPERATORS[name]), np.asarray(y), live, np.arange(count))
 
 
 def restored(problem, method):

@@ -30,6 +30,7 @@ from experiments.notebooks.install import BUDGET, full
 
 # %%
 import dataclasses
+import importlib
 import json
 import tempfile
 import time
@@ -67,9 +68,8 @@ def downloaded():
     if not full:
         return None
     try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(MODEL, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+        hub = importlib.import_module("huggingface_hub")
+        return Path(hub.snapshot_download(MODEL, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except (ImportError, OSError) as error:
         print(f"no {MODEL} ({type(error).__name__}): going on with a small network trained here")
         return None
@@ -128,6 +128,7 @@ for path in sorted(p for p in folder.rglob("*") if p.is_file()):
 # %%
 found = ss.interop.diffusers(folder)
 sde, low, high = found.sde, *found.data_range
+assert isinstance(sde, ss.interop.DiscreteVP)  # the chain of DDPM; NCSN++ has a VE SDE
 parameters = sum(leaf.size for leaf in jax.tree.leaves(found.params))
 levels = len(sde.integrals)
 beta = -np.expm1(-np.diff(np.asarray(sde.integrals), prepend=0.0))
