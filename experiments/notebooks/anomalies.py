@@ -318,8 +318,8 @@ print("groups of 10 called atypical at 5 %: " + ", ".join(f"{k} {100 * v:.0f} %"
 
 # %%
 figure = plt.figure(figsize=(13, 3.6), layout="constrained")
-sides: Any = figure.subfigures(1, 2, width_ratios=(1, 1.5))
-left, right = sides
+halves: Any = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+left, right = halves
 for side, (name, colour) in zip(left.subfigures(1, 2), (("the temple", INK), ("the flower", ORANGE)), strict=True):
     for panel, image in zip(side.subplots(5, 5).flat, GROUPS[name], strict=False):
         panel.imshow(image[:, :, 0], cmap="gray", vmin=0, vmax=255)

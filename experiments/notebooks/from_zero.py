@@ -442,7 +442,7 @@ right.plot(limits, limits, color=GREY, lw=1)
 right.plot(exact, with_learned, "o", ms=2.5, color=ORANGE, alpha=0.5, mew=0, label="learned score")
 right.plot(exact, with_true, "o", ms=1.5, color=BLUE, mew=0, label="exact score")
 right.set(xlabel="exact log-density (nats)", ylabel="by the probability flow", title="The likelihood of data points")
-right.legend()
+right.legend(markerscale=3)
 plt.show()
 
 # %% [markdown]
