@@ -256,6 +256,7 @@ for kind, colour in (("blurred", GREEN), ("mean of eight", ORANGE), ("upside dow
     panel.hist(np.asarray(bits[kind]), bins=bins, histtype="step", lw=1.8, color=colour, label=kind)
 panel.set(xlabel="bits per dimension", ylabel="images")
 panel.set_title("Surprise alone: digits and images that are none overlap")
+panel.set_ylim(0, 1.2 * panel.get_ylim()[1])
 panel.legend(ncols=5, loc="upper right")
 plt.show()
 

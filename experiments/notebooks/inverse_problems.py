@@ -297,7 +297,7 @@ for block, task in enumerate(OPERATORS):
             panel.imshow(np.asarray(images[row])[:, :, 0], cmap=cmap, vmin=0, vmax=high)
             panel.set(xticks=[], yticks=[])
             if row == 0:
-                panel.set_title(f"{task}\n{name}" if name == "truth" else name)
+                panel.set_title(f"{task}\n{name}" if name == "truth" else name, loc="left", fontsize=9)
 figure.suptitle("mmps on held-out digits; spread: standard deviation of the draws")
 plt.show()
 
