@@ -160,6 +160,67 @@ def check_quickstart(facts):
         assert min(sdes, key=lambda sde: ablation[sde, solver][0]) == "VE"
 
 
+def check_anomalies(facts):
+    assert facts["figures"] == 4
+    assert facts["above_the_mode"][-1] == pytest.approx(500, abs=5)  # D/2 nats in 1000 dimensions
+    for point, p in facts["p_values"].items():
+        mode = point.endswith("the mode")
+        assert p["surprise"] == 1 if mode else p["surprise"] > 0.2  # the density calls the mode the most normal point
+        assert p["typicality"] < 0.01 if mode else p["typicality"] > 0.2
+        assert (p["score norms"] < 0.01) == (mode or point.startswith("flat"))
+    assert 0 <= facts["normal_called_atypical"] < 0.3
+    for statistic, row in facts["areas"].items():
+        assert row["noise"][0] > 0.95, statistic
+        assert all(0 <= area <= 1 and error < 0.1 for area, error in row.values())
+    temple, flower = (facts["photograph_bits"][name] for name in ("the temple", "the flower"))
+    assert 3 < flower[0] < temple[0] < 9  # the photograph that it has not seen is the more probable one
+    assert facts["photograph_areas"]["surprise"][0] < 0.35 < 0.5 < facts["photograph_areas"]["typicality"][0]
+    assert facts["groups_called_atypical"]["the flower"] > 0.5 > facts["groups_called_atypical"]["the temple"]
+
+
+def check_inverse_problems(facts):
+    assert facts["figures"] == 3
+    found = {name: dict(zip(("far", "error", "modes", "share", "share_error"), row, strict=True))
+             for name, row in facts["posterior"].items()}  # fmt: skip
+    exact, twisted = found["exact"], found["twisted_smc"]
+    assert exact["modes"] < 0.08 and abs(exact["share"] - 0.8) < 5 * exact["share_error"]
+    assert twisted["modes"] < 0.15 and abs(twisted["far"] - exact["far"]) < 0.15
+    approximate = set(found) - {"exact", "twisted_smc"}
+    assert all(found[name]["far"] > exact["far"] + 0.05 for name in approximate)
+    assert found["tmpd"]["far"] == pytest.approx(found["mmps"]["far"], abs=0.02)  # the same V, inverted in two ways
+    assert set(facts["restored"]) == {"in-painting mmps", "super-resolution mmps"}
+    for row in facts["restored"].values():
+        assert row["error"] < row["before"] and row["error"] < row["error_of_one"]
+        assert row["residual"] < 1.5 and 0.2 < row["calibration"] < 3
+
+
+def check_public_checkpoint(facts):
+    assert facts["figures"] == 3
+    assert not facts["published"]  # nothing is downloaded with the smoke budget
+    assert facts["gap"] < 1e-5 and facts["round_trip"] < 1e-5
+    assert facts["evaluations"] == 20 and facts["scheduler"] == "DDPMScheduler"
+    assert {"model_index.json", "config.json", "diffusion_pytorch_model.safetensors"} <= set(facts["files"])
+    assert 0 < facts["floor"] < facts["distance"] < 0.3
+    for mean, error, *others in (facts["flow"], facts["bound"]):
+        assert 1.5 < mean < 4.5 and 0 < error < 0.3 and all(0 <= other < 0.2 for other in others)
+
+
+def check_your_data(facts):
+    assert facts["figures"] == 4 and "column 1 (name) holds the text 'anna'" in facts["refused"]
+    below = {name: mean for name, (mean, _) in facts["below"].items()}
+    errors = {name: error for name, (_, error) in facts["below"].items()}
+    assert below["the truth"] == 0
+    # the truth is the truth: no model beats it on its own rows by more than chance
+    assert all(below[name] >= -5 * errors[name] for name in below)
+    assert below["score network"] < below["Gaussian"] and below["Gaussian of unskewed columns"] < below["Gaussian"]
+    assert facts["report"][0] == pytest.approx(facts["network_mean"], abs=1e-3)
+    assert facts["python"][0] == pytest.approx(facts["report"][0], abs=0.05)  # the same training, twice
+    fills = {name: mean for name, (mean, _) in facts["fill_errors"].items()}
+    assert max(fills["exact"], fills["score network"]) < fills["median of the column"]
+    assert 0.4 < facts["covered"][0] <= 1
+    assert facts["sample_medians"] == pytest.approx(facts["row_medians"], abs=0.5)
+
+
 def check_from_zero(facts):
     assert facts["figures"] == 5
     # What the notebook writes by hand is what the library computes, up to rounding or the tolerance of a solver.
