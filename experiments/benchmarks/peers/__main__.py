@@ -11,6 +11,7 @@ and the figures anew; ``page`` only does the latter.
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from rich.console import Console
 from experiments import commands, machine
 from experiments.benchmarks.peers import likelihood, page, processes, size, solvers, training
 from experiments.files import InputError
-from experiments.writing import write_atomically, write_json
+from experiments.writing import write_atomically
 
 FOLDER = Path(__file__).parents[1]
 PAGE, ASSETS = "peers.md", "peers-{}.png"
@@ -72,6 +73,11 @@ def measured(flags: Flags) -> dict[str, Any]:
     return {"environment": environment, "peers": processes.versions(python)} | found
 
 
+def rows_on_lines(record: dict[str, Any]) -> str:
+    """JSON with each object that holds no other on one line."""
+    return re.sub(r"\{[^{}\[\]]*\}", lambda row: " ".join(row[0].split()), json.dumps(record, indent=1)) + "\n"
+
+
 def program(flags: Flags, console: Console) -> None:
     """Measure, keep, and draw."""
     flags.check()
@@ -79,7 +85,7 @@ def program(flags: Flags, console: Console) -> None:
     record = json.loads(kept.read_text()) if kept.exists() else {}
     if flags.part != "page":
         record[flags.part] = measured(flags)
-        write_json(kept, {name: record[name] for name in MEASURES if name in record})
+        write_atomically(kept, rows_on_lines({name: record[name] for name in MEASURES if name in record}))
         for line in page.TABLES[flags.part](record[flags.part]):
             console.print(line, highlight=False, markup=False)
     write_atomically(flags.out / PAGE, page.filled((FOLDER / PAGE).read_text(), record))
