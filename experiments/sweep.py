@@ -109,7 +109,11 @@ def program(flags: Flags, console: Console) -> None:
     for cell in cells:
         if "error" in (cell.result(root) or {}):
             cell.path(root).unlink()  # to be tried again
-    write_json(flags.out / "sweep.json", {"flags": dataclasses.asdict(flags)} | machine.environment("sweep"))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(flags.out / "sweep.json", {"flags": dataclasses.asdict(flags)} | machine.environment("sweep"))
+    except OSError as error:
+        raise InputError(f"cannot write to {flags.out}: {error.strerror}; choose another --out") from None
     started = time.monotonic()
     run_all(flags, cells, root, console)
     rows = report(flags, cells, root, console)
@@ -128,17 +132,13 @@ def listing() -> list[str]:
 
 
 def cells_folder(flags: Flags, console: Console) -> Path:
-    """Where the cells of the code lie, made; says so if those of other code are beside it."""
+    """Where the cells of the code lie; says so if those of other code are beside it."""
     root, code = flags.out / "cells", of_cells.code_digest()
     others = sorted(path.name for path in root.glob("*") if path.is_dir() and path.name != code)
     if flags.code is not None and flags.code not in (code, *others):
         raise InputError(f"--code {flags.code} is not in {root}, which has {', '.join(others) or 'none'}")
     if flags.code is None and others and not (root / code).exists():
         console.print(f"cells of other code are in {root}: --code {others[-1]} takes them", highlight=False)
-    try:
-        (root / (flags.code or code)).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {flags.out}: {error.strerror}; choose another --out") from None
     return root / (flags.code or code)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from experiments.panels import DPI, FAINT, INK, MUTED, save
 from experiments.sweep_table import METRICS, Compared, Metric, Row, compare
@@ -23,7 +23,7 @@ from experiments.sweep_table import METRICS, Compared, Metric, Row, compare
 COLOURS = ("#2c6cb3", "#d1602b", "#3f8f63", "#8a5fb0", "#b5475d", "#7a6a3a", "#2f9aa0", "#6b7280")
 PANEL, HEAD, MOST_PANELS = (4.6, 3.2), 0.85, 12
 SPREAD, DOTS = 0.66, 0.065
-TITLE: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK}
+TITLE: dict[str, Any] = {"fontweight": "bold", "color": INK}
 DETAIL: dict[str, Any] = {"fontsize": 8, "color": MUTED, "va": "top", "linespacing": 1.4}
 Values = list[str]
 
@@ -68,7 +68,8 @@ def figure(compared: list[Compared], names: list[str], metric: Metric, first: Ro
     _scale(axes.flat[0], compared)
     _legend(page, tone, colour)
     better = "higher" if metric.larger_is_better(first) else "lower"
-    page.text(0.15 / width, 1 - 0.3 / height, f"{metric.title(first)} ({better} is better)", **TITLE)
+    title = f"{metric.title(first)} ({better} is better)"
+    page.text(0.15 / width, 1 - 0.3 / height, title, fontsize=min(11, 115 * (width - 0.3) / len(title)), **TITLE)
     detail = textwrap.wrap(f"{about} {_seeds(compared)}", int((width - 0.3) / 0.066))
     page.text(0.15 / width, 1 - 0.42 / height, "\n".join(detail), **DETAIL)
     return page
@@ -149,8 +150,11 @@ def _frame(axes: Axes, along: Values, name: str) -> None:
 def _scale(axes: Axes, compared: list[Compared]) -> None:
     """A logarithmic scale where values differ by orders of magnitude."""
     means = [entry.estimate.mean for entry in compared]
-    if min(means) > 0 and max(means) / min(means) > 5:
+    if min(means) > 0 and (spread := max(means) / min(means)) > 5:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if spread < 100 else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _legend(page: Figure, tone: dict[str, str], name: str) -> None:

@@ -38,7 +38,7 @@ METRICS = (
         lambda row: row["unit"] != "bits/dim",
     ),
     Metric("discrete_bound", lambda row: "Variational bound of the integers, bits/dim"),
-    Metric("distance_ratio", lambda row: "Distance of samples to held-out data over that of training data"),
+    Metric("distance_ratio", lambda row: "Distance of samples to held-out data, that of training data being 1"),
 )
 
 
