@@ -1,5 +1,7 @@
 """The main job as a user meets it: real processes, killed and started again, and every mistake in one line."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -13,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import commands, run
 from experiments.data import load
 from experiments.setup import Config, build
 from scoresde import checkpoint
@@ -43,11 +46,20 @@ def finish(folder, *flags):
 
 
 def refused(folder, *flags):
-    """The one line that a mistake earns."""
-    code, out, err = finish(folder, *flags)
-    assert code == 2, (out, err)
-    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
-    return err
+    """The one line that a mistake earns, of the program in this process."""
+    err, handler = io.StringIO(), signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["run", *map(str, flags)])
+        patch.setattr(commands.compile_cache, "set_up", lambda on: None)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                run.main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    line = err.getvalue()
+    assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1, line
+    return line
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +145,8 @@ def test_asked_to_stop_it_saves_first(tmp_path):
 
 def test_mistakes_are_one_line_each(finished, tmp_path):
     folder, _ = finished
-    assert "--sde must be one of" in refused(tmp_path, "--sde", "vpp")
+    code, out, err = finish(tmp_path, "--sde", "vpp")
+    assert code == 2 and err.startswith("error: --sde must be one of") and err.count("\n") == 1, (out, err)
     assert "did you mean digits" in refused(tmp_path, "--data", "digit")
     assert "--steps" in refused(tmp_path, "--steps", "many")
     assert "--dropout" in refused(tmp_path, "--dropout", "1.5")

@@ -60,7 +60,15 @@ def test_the_file_holds_what_the_library_draws_from_the_seed(digits_run, tmp_pat
         np.testing.assert_array_equal(stored["arr_0"], data.from_model(whole))
     about = manifest(tmp_path / "a.npz")
     assert about["plan"] | {"parameters_sha256": ""} == {
-        **{"parameters": "average", "parameters_sha256": "", "step": 0, "solver": "best", "grid": None, "eta": None},
+        **{
+            "parameters": "average",
+            "parameters_sha256": "",
+            "step": 0,
+            "solver": "best",
+            "grid": None,
+            "eta": None,
+            "snr": None,
+        },
         **{"evaluations": 4, "seed": 5, "count": 6, "batch": 256, "label": None, "guidance": 1.0},
     }
     assert about["shape"] == [6, 8, 8, 1] and about["versions"]["jax"] == jax.__version__ and about["levels"] == 17
