@@ -269,6 +269,7 @@ def test_kill_9_in_the_middle_of_saves(tmp_path):
     assert len(list(path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_reading_while_another_process_saves(tmp_path):
     path, target = tmp_path / "c", {"a": np.zeros((300, 300), int), "b": np.zeros((7,), int)}
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
@@ -456,6 +457,7 @@ def test_two_megabytes_are_saved_in_a_third_of_a_second(tmp_path):
     assert min(seconds) < 0.3
 
 
+@pytest.mark.slow
 def test_saving_does_not_copy_the_tree(tmp_path):
     code = """
 import resource, sys, numpy as np, jax

@@ -66,6 +66,7 @@ def model(data):
     return types.SimpleNamespace(sde=SDE, precond=ss.Preconditioner(SDE, 1.0), score=Partial(score))
 
 
+@pytest.mark.slow
 def test_likelihoods_given_the_class_and_without(data, model):
     x, known = data.held_out, data.held_out_labels
     settings = likelihoods.Settings(probes=0, evaluations=80)

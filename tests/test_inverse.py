@@ -303,6 +303,7 @@ def test_refusals_of_options(message, call):
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_prior_with_conditions_and_a_measurement_of_each_example(x64):
     """Two classes of prior, a y for each example: in solves of single examples, and as each alone."""
     sde, y, stds = ss.VP(), float64(Y[:2, :2]), float64([0.5, 0.8])

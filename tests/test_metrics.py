@@ -85,6 +85,7 @@ def test_sliced_wasserstein_is_the_mean_of_scipy_over_directions():
     np.testing.assert_allclose(sliced_wasserstein(KEY, x, y, projections=16, order=1), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sliced_w2_of_isotropic_gaussians_has_its_closed_form():
     """In one dimension W2^2 = <theta, a - b>^2 + (s - r)^2, and the mean of the first is |a - b|^2 / D."""
     dim, shift = 6, 0.5

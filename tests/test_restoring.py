@@ -105,6 +105,7 @@ def test_missing_columns_are_those_of_the_file(table, tmp_path):
     assert report["compared"]["residual"] == pytest.approx(1, abs=0.8)
 
 
+@pytest.mark.slow
 def test_a_file_with_empty_cells_is_filled_in(table, tmp_path):
     run, x = table
     lines = ["a,b,c", f"{x[0, 0]},,{x[0, 2]}", f"{x[1, 0]},{x[1, 1]},nan", f",{x[2, 1]},{x[2, 2]}"]
