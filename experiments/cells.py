@@ -186,10 +186,9 @@ def read_list(path: Path) -> list[Setting]:
         raise InputError(f"--cells {path} is no JSON: {error}") from None
     if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
         raise InputError(f'--cells {path} must hold a list of settings such as [{{"sde": "ve", "steps": 500}}]')
-    found = [
+    return [
         {named(str(k)): typed(named(str(k)), str(v)) for k, v in row.items() if v not in ("", None)} for row in rows
     ]
-    return found
 
 
 def expand(listed: list[Setting], axes: dict[str, list[Any]], seeds: list[int]) -> list[Cell]:
@@ -230,10 +229,8 @@ def _of_setting(setting: Setting, seeds: list[int]) -> list[Cell]:
         shown = " ".join(f"{name}={value}" for name, value in setting.items())
         raise InputError(f"cell {shown}: {error}" if setting else str(error)) from None
     record = json.loads(json.dumps(data.record()))
-    made = []
-    for seed in seeds:
-        made.append(Cell(setting | {"seed": seed}, dataclasses.replace(config, seed=seed), measurement, record))
-    return made
+    seeded = ((seed, dataclasses.replace(config, seed=seed)) for seed in seeds)
+    return [Cell(setting | {"seed": seed}, config, measurement, record) for seed, config in seeded]
 
 
 @functools.lru_cache(maxsize=2)

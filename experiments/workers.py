@@ -47,10 +47,8 @@ class Builder:
 
     def __call__(self, config: Config, data: Data) -> Model:
         alike = self.config and dataclasses.replace(self.config, seed=config.seed, workdir=config.workdir) == config
-        self.config, self.model = (
-            config,
-            reseeded(self.model, config, data) if alike and self.model else build(config, data),
-        )
+        self.model = reseeded(self.model, config, data) if alike and self.model else build(config, data)
+        self.config = config
         return self.model
 
 
@@ -134,7 +132,7 @@ def do(cell: Cell, root: Path, builder: Builder) -> dict[str, Any]:
     except InputError as error:
         return {"error": str(error)}
     except Exception as error:
-        (cell.path(root).with_suffix(".traceback")).write_text(traceback.format_exc())
+        cell.path(root).with_suffix(".traceback").write_text(traceback.format_exc())
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
@@ -142,10 +140,8 @@ def measure(cell: Cell, trained: Trained, root: Path) -> dict[str, Any]:
     """The figures of a trained cell, with what made them."""
     started, how = time.monotonic(), cell.measurement
     config, data, model = trained.config, trained.data, trained.model
-    score, key = (
-        model.score(parameters(cell, trained, cell.folder(root))),
-        jax.random.fold_in(jax.random.key(config.seed), 1),
-    )
+    score = model.score(parameters(cell, trained, cell.folder(root)))
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
     parts = Parts(cell.path(root).with_suffix(".parts"), {"cell": cell.measured}, replace=True)
     work, held_out = Work(config.evaluation_batch, parts), data.held_out[: config.likelihood_examples]
     figures: dict[str, Any] = {}
