@@ -7,6 +7,7 @@ SCORESDE_COMPILE_CACHE=off keeps nothing.
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -18,8 +19,10 @@ def set_up(on: bool = True) -> None:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(named) if named else root / "scoresde" / "compiled"
     on = on and os.environ.get("SCORESDE_COMPILE_CACHE", "on") != "off" and _usable(folder)
-    if on and not named:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if on and not named:  # the smallest programs too: a grid or a key takes 50 ms to compile and 5 ms to read
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # What another process is just writing is compiled here as well.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(folder) if on else None)
 
 

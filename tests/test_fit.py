@@ -191,7 +191,6 @@ from experiments import compile_cache
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
 compile_cache.set_up()
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((8, 8))).block_until_ready()
 print(sum("cache_hits" in event for event in hits))
 """
