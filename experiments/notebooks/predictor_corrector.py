@@ -280,9 +280,9 @@ plt.show()
 # %% [markdown]
 # ## What comes out, and what does not
 #
-# *Comes out.* Euler's probability flow is the poorest predictor, and poorer for VE (14.5) than for VP (8.6); a corrector
-# repairs it, and gains more for VE: the distance falls 20 times for VE, below that of the flow in twice the steps, and
-# 6 times for VP. Correctors alone are far worse than anything for VE.
+# *Comes out.* Euler's probability flow is the poorest predictor, and poorer for VE (14.5) than for VP (8.6); a
+# corrector repairs it, and gains more for VE: the distance falls 20 times for VE, below that of the flow in twice the
+# steps, and 6 times for VP. Correctors alone are far worse than anything for VE.
 #
 # *Comes out in part.* For predictors with noise of their own the corrector gains little over the same steps: with the
 # ancestral predictor 1.43 times (± 13 %) for VE and 1.24 (± 16 %) for VP, which these errors cannot tell apart; with
