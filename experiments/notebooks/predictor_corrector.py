@@ -129,7 +129,7 @@ def tables(sde, predictor):
 # show what real images get.
 
 # %%
-count, seeds = (500, 4) if full else (250, 3)
+count, seeds = (500, 4) if full else (160, 3)
 shape = (count, *digits.event_shape)
 
 
