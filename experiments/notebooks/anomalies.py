@@ -341,8 +341,8 @@ plt.show()
 # Surprise tells the photographs apart with an area of 0.22 ± 0.02, that is, mostly the wrong way round: the unknown one
 # is the *more* normal. This is not a failure of training but section 1 again, and it was no better after the 200 steps
 # of the smoke budget (0.08 ± 0.02). Typicality asks on both sides, since too little surprise is strange too. It cannot
-# tell single patches (0.44 ± 0.03), because those of the temple differ as much among themselves, from shade to twigs; of
-# several patches together the mean has a smaller spread, and of groups of ten it called 54 % of the flower's atypical,
+# tell single patches (0.44 ± 0.03), because those of the temple differ as much among themselves, from shade to twigs.
+# Of several patches together the mean has a smaller spread: of groups of ten it called 54 % of the flower's atypical,
 # and 8 % of the temple's.
 #
 # **What to do.** Report more than one statistic, with the errors of their areas; put a model-free baseline beside them;

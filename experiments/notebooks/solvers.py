@@ -10,7 +10,7 @@
 # * solvers of the *probability flow* by the distance of their end points from those of the exact flow;
 # * solvers of the *reverse SDE* by the distance of their law from the exact law, since their paths are random.
 #
-# On two axes of logarithms a solver of order $p$ is a line of slope $-p$. It takes about three minutes on two CPU
+# On two axes of logarithms a solver of order $p$ is a line of slope $-p$. It takes about five minutes on two CPU
 # cores.
 
 # %% [install]
@@ -248,7 +248,8 @@ for n, name in best.items():
 # * **Samples in few evaluations** (5 to 50): `best_solver`; by hand, UniPC or DPM-Solver++ 2M on the log-SNR or angle
 #   grid.
 # * **Samples from a score that is not exact**, with evaluations to spare: the reverse SDE; its noise forgets the errors
-#   that the flow carries along. In the figure SA-Solver needs about a quarter of Euler–Maruyama's evaluations.
+#   that the flow carries along. In the figure SA-Solver needs about half of Euler–Maruyama's evaluations from 12 on, and
+#   fails with 6.
 # * A network's own error is a floor below which no solver gets: measure it before paying for order four.
 #
 # [All solvers with their stated and measured orders](../benchmarks/solvers.md) are in the benchmarks.
