@@ -248,8 +248,8 @@ for n, name in best.items():
 # * **Samples in few evaluations** (5 to 50): `best_solver`; by hand, UniPC or DPM-Solver++ 2M on the log-SNR or angle
 #   grid.
 # * **Samples from a score that is not exact**, with evaluations to spare: the reverse SDE; its noise forgets the errors
-#   that the flow carries along. In the figure SA-Solver needs about half of Euler–Maruyama's evaluations from 12 on, and
-#   fails with 6.
+#   that the flow carries along. In the figure SA-Solver needs about half of Euler–Maruyama's evaluations from 12 on,
+#   and fails with 6.
 # * A network's own error is a floor below which no solver gets: measure it before paying for order four.
 #
 # [All solvers with their stated and measured orders](../benchmarks/solvers.md) are in the benchmarks.
