@@ -10,7 +10,7 @@
 # density is known, so that every number can be held against the truth, and every error bar can be asked how often it
 # covers it.
 #
-# It takes about three minutes on two CPU cores.
+# It takes about two minutes on two CPU cores.
 
 # %% [install]
 from experiments.notebooks.install import full
