@@ -24,9 +24,9 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import commands, drawing
+from experiments.config import Config
 from experiments.data import Data, InputError, Options, load
 from experiments.likelihoods import TOLERANCE, Settings
-from experiments.setup import Config
 from experiments.targets import TARGETS
 
 Setting = dict[str, Any]

@@ -14,10 +14,11 @@ from jax.tree_util import Partial
 
 import scoresde as ss
 from experiments.batches import Arrays, Work, rows, spread_score
+from experiments.config import Config
 from experiments.data import Data
 from experiments.draws import draw
 from experiments.likelihoods import Settings, likelihood
-from experiments.setup import Config, Model
+from experiments.setup import Model
 from scoresde.dequantise import dequantise
 
 EACH, WEIGHTS, EVALUATIONS, DRAWS = 8, (1.0, 3.0), 40, 32

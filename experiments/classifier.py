@@ -24,11 +24,12 @@ from tyro.conf import Suppress
 import scoresde as ss
 from experiments import commands
 from experiments.batches import Arrays, Work, rows, spread_score
+from experiments.config import Config
 from experiments.data import Data
 from experiments.level_curves import accuracy_curves
 from experiments.panels import save
 from experiments.run import about, close, train
-from experiments.setup import Config, Model
+from experiments.setup import Model
 from experiments.writing import write_atomically
 from scoresde.sde import example_keys, normal_per_example
 

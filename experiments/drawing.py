@@ -10,9 +10,9 @@ import numpy as np
 import tyro
 
 import scoresde as ss
+from experiments.config import one_of
 from experiments.files import InputError
 from experiments.opening import Opened, digest
-from experiments.setup import one_of
 
 
 class Solver(NamedTuple):

@@ -9,9 +9,10 @@ import numpy as np
 
 import scoresde as ss
 from experiments.batches import Work, spread_score
+from experiments.config import Config
 from experiments.data import Data
 from experiments.likelihoods import of_rows
-from experiments.setup import Config, Model
+from experiments.setup import Model
 
 SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250, "probability_flow": 100}
 FRAMES, SHOWN = 9, 8

@@ -31,12 +31,12 @@ from tyro.conf import Suppress
 from experiments import commands, machine, stages
 from experiments.batches import finished
 from experiments.chosen import check_classes, chosen
+from experiments.config import one_of
 from experiments.data import InputError
 from experiments.drawing import DrawingFlags, SolverWord
 from experiments.edits import EDITS
 from experiments.job import Job, Stage
 from experiments.opening import Opened, examples, open_run
-from experiments.setup import one_of
 from experiments.writing import write_arrays, write_json
 
 NEEDS = {"translate": "label", "direction": "attribute", "denoise": "noise", "panorama": "canvas", "outpaint": "canvas"}

@@ -16,13 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from experiments import snapshots
+from experiments.config import Config
 from experiments.data import Data, InputError
 from experiments.logs import Log
 from experiments.machine import versions
 from experiments.objective import level_curves
 from experiments.processes import in_any_process, main_process, memory_errors
 from experiments.progress import progress
-from experiments.setup import Config, Model
+from experiments.setup import Model
 from experiments.stream import batches
 from scoresde import State, Trainer, batch_sharding, checkpoint, device_mesh, state_sharding
 from scoresde.leaves import place, to_devices

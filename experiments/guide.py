@@ -25,6 +25,7 @@ from tyro.conf import arg
 import scoresde as ss
 from experiments import commands, guide_figures, machine
 from experiments.batches import Arrays, Parts, Work, finished, parts_of
+from experiments.config import one_of
 from experiments.data import Data, InputError
 from experiments.drawing import DrawingFlags, check_class
 from experiments.draws import draw
@@ -32,7 +33,6 @@ from experiments.guiding import METHODS, Sources
 from experiments.judge import Judge
 from experiments.opening import Opened, digest, examples, open_run
 from experiments.panels import save
-from experiments.setup import one_of
 from experiments.writing import write_arrays, write_json
 
 RAW, MANIFEST = "raw", "guide.json"

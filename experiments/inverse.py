@@ -32,13 +32,13 @@ from rich.console import Console
 import scoresde as ss
 from experiments import commands, machine, measurements, stages
 from experiments.batches import Parts, Work, finished, parts_of, rows, spread_score
+from experiments.config import one_of
 from experiments.data import Data, InputError
 from experiments.drawing import DrawingFlags, SolverWord, class_count
 from experiments.job import Stage
 from experiments.likelihoods import of_rows
 from experiments.measurements import Problem
 from experiments.opening import Opened, examples, open_run
-from experiments.setup import one_of
 from experiments.writing import write_arrays, write_atomically, write_json
 
 METHODS: dict[str, Callable[..., Any]] = {

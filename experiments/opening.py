@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 import scoresde as ss
+from experiments.config import Config
 from experiments.data import Data, InputError, load
-from experiments.setup import Config, Model, build
+from experiments.setup import Model, build
 from scoresde import checkpoint
 
 

@@ -26,11 +26,12 @@ import scoresde as ss
 from experiments import classes, compile_cache, draws, machine
 from experiments.batches import Parts, Work
 from experiments.cells import Cell
+from experiments.config import Config
 from experiments.data import Data, InputError
 from experiments.fit import Interrupted
 from experiments.likelihoods import likelihood
 from experiments.run import Trained, train
-from experiments.setup import Config, Model, build, reseeded
+from experiments.setup import Model, build, reseeded
 from experiments.snapshots import stored
 from experiments.writing import write_json
 

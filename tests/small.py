@@ -3,8 +3,9 @@
 import dataclasses
 import json
 
+from experiments.config import Config
 from experiments.data import load
-from experiments.setup import Config, build
+from experiments.setup import build
 from scoresde import checkpoint
 
 

@@ -13,8 +13,9 @@ from small import save_run
 import scoresde as ss
 from experiments import classes, likelihoods, run, sample
 from experiments.batches import Work
+from experiments.config import Config
 from experiments.data import InputError, load
-from experiments.setup import Config, build
+from experiments.setup import build
 
 SDE = ss.VP(beta_max=40.0)  # whose prior agrees to 1e-4
 MEANS, STDS = np.array([[-2.0, 0.0], [2.0, 1.0]]), np.array([0.5, 0.8])

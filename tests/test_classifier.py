@@ -18,9 +18,10 @@ from rich.console import Console
 import scoresde as ss
 from experiments import classifier
 from experiments.batches import Work
+from experiments.config import Config
 from experiments.data import InputError, load
 from experiments.opening import open_run
-from experiments.setup import Config, build
+from experiments.setup import build
 
 KEY, SDE = jax.random.key(5), ss.VP()
 

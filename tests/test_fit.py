@@ -16,10 +16,11 @@ from rich.console import Console
 
 from experiments import commands, doctor
 from experiments import fit as module
+from experiments.config import Config
 from experiments.data import InputError, load
 from experiments.fit import fit, start
 from experiments.processes import join, memory_errors
-from experiments.setup import Config, build
+from experiments.setup import build
 from scoresde import checkpoint, nn
 
 QUIET = Console(quiet=True)

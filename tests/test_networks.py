@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.config import Config
 from experiments.data import InputError, load
 from experiments.networks import NETWORKS, attention_levels, multipliers, waves
-from experiments.setup import Config, build
+from experiments.setup import build
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from rich.console import Console
 
 import scoresde as ss
 from experiments import ema
+from experiments.config import Config
 from experiments.data import InputError, load
 from experiments.fit import fit, start
 from experiments.objective import TIMES, WEIGHTS, level_curves
-from experiments.setup import Config, build
+from experiments.setup import build
 from experiments.snapshots import FOLDER
 
 SMALL = {"width": 8, "depth": 1, "batch": 32}

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from experiments import commands, run
+from experiments.config import Config
 from experiments.data import load
-from experiments.setup import Config, build
+from experiments.setup import build
 from scoresde import checkpoint
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments import fit, setup
+from experiments import fit
+from experiments.config import Config
 from experiments.data import load
 from experiments.processes import join, main_process
+from experiments.setup import build
 from scoresde.leaves import to_host
 
 SMALL = {"data": "moons", "width": 32, "depth": 2, "batch": 64, "dropout": 0.2}
@@ -19,13 +21,13 @@ SMALL = {"data": "moons", "width": 32, "depth": 2, "batch": 64, "dropout": 0.2}
 
 def main() -> None:
     flags = SMALL | json.loads(sys.argv[1])
-    config = setup.Config(**flags | {"workdir": Path(flags["workdir"])})
+    config = Config(**flags | {"workdir": Path(flags["workdir"])})
     join(config)
     data = load(config.data, options=config.options)
     config = config.resolve(data)
     fit.STEPS_PER_CALL = 3
     fit.check_folder(config)
-    model = setup.build(config, data)
+    model = build(config, data)
     state = fit.start(config, model)
     started = int(state.step)
     state, _ = fit.fit(config, data, model, state, Console(quiet=True))

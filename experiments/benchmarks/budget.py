@@ -19,10 +19,11 @@ import numpy as np
 import tyro
 
 import scoresde as ss
+from experiments.config import Config
 from experiments.data import load
 from experiments.fit import fail, start
 from experiments.likelihoods import TOLERANCE
-from experiments.setup import Config, build
+from experiments.setup import build
 
 
 def main(folder: tyro.conf.Positional[Path], examples: int = 100, probes: int = 8) -> None:

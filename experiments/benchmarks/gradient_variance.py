@@ -22,10 +22,11 @@ import tyro
 from jax.flatten_util import ravel_pytree
 
 import scoresde as ss
+from experiments.config import Config
 from experiments.data import load
 from experiments.networks import preset
 from experiments.objective import TIMES, WEIGHTS
-from experiments.setup import Config, build
+from experiments.setup import build
 
 BATCH, GROUPS = 128, 10
 DRAWS = {"uniform": lambda law, levels: ss.uniform} | TIMES

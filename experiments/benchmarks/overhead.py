@@ -18,8 +18,9 @@ import numpy as np
 import tyro
 
 import scoresde as ss
+from experiments.config import Config
 from experiments.data import load
-from experiments.setup import Config, build
+from experiments.setup import build
 
 
 def alternate(candidates: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:

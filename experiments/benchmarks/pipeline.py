@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments.config import Config
 from experiments.data import Data, Options, load
-from experiments.setup import Config, build
+from experiments.setup import build
 from experiments.stream import batches, positions
 
 

@@ -37,8 +37,9 @@ import scoresde as ss
 from experiments import data as datasets
 from experiments import measurements
 from experiments.benchmarks.inverse import errors
+from experiments.config import Config
 from experiments.notebooks.style import BLUE, GREY, INK, ORANGE, use
-from experiments.setup import Config, build
+from experiments.setup import build
 
 use()
 started = time.monotonic()
