@@ -32,6 +32,7 @@ from jax.typing import ArrayLike
 LOG_SNR_START = -2 * math.log(1e-3)
 LOG_SNR_END = -10.0
 LOG_SNR_LIMIT = -70.0  # below it alpha counts as vanished
+SHORTEST = 64  # what on_host lengthens to at least
 
 
 def expand(t: jax.Array, x: jax.Array) -> jax.Array:
@@ -43,16 +44,19 @@ def on_host(function: Callable[..., Any], *arguments: Any) -> Any:
     """Evaluate ``function`` in float64 on the CPU, whatever ``jax_enable_x64`` says; return NumPy arrays.
 
     Used where tables and grids are built: ``arguments`` are concrete numbers and arrays (n,), never traced, and the
-    function acts element by element. It sees arrays lengthened to a power of two, so that a sweep over numbers of steps
-    compiles its operations for few lengths.
+    function acts element by element. It sees them lengthened to a power of two, at least ``SHORTEST``, so that its
+    operations compile once for numbers and short arrays, and for few lengths in a sweep over numbers of steps.
     """
+    alone = all(np.ndim(v) == 0 for v in arguments)
+    arguments = tuple(np.atleast_1d(v) for v in arguments) if alone else arguments
     lengths = {len(v) for v in arguments if np.ndim(v) == 1}
     n = lengths.pop() if len(lengths) == 1 else 0
     if n:
-        extra = (1 << (n - 1).bit_length()) - n
+        extra = max(SHORTEST, 1 << (n - 1).bit_length()) - n
         arguments = tuple(np.pad(v, (0, extra), "edge") if np.ndim(v) == 1 else v for v in arguments)
+    shown = 0 if alone else slice(n or None)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.default_device(_host_device()):
-        return jax.tree.map(lambda v: np.array(v)[:n] if n and np.ndim(v) else np.array(v), function(*arguments))
+        return jax.tree.map(lambda v: np.array(np.array(v)[shown] if np.ndim(v) else v), function(*arguments))
 
 
 def _host_device() -> Any:
