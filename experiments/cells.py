@@ -24,8 +24,8 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import commands, drawing
-from experiments.config import Config
 from experiments.data import Data, InputError, Options, load
+from experiments.flags import Config
 from experiments.likelihoods import TOLERANCE, Settings
 from experiments.targets import TARGETS
 

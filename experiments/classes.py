@@ -14,9 +14,9 @@ from jax.tree_util import Partial
 
 import scoresde as ss
 from experiments.batches import Arrays, Work, rows, spread_score
-from experiments.config import Config
 from experiments.data import Data
 from experiments.draws import draw
+from experiments.flags import Config
 from experiments.likelihoods import Settings, likelihood
 from experiments.setup import Model
 from scoresde.dequantise import dequantise

@@ -24,8 +24,8 @@ from tyro.conf import Suppress
 import scoresde as ss
 from experiments import commands
 from experiments.batches import Arrays, Work, rows, spread_score
-from experiments.config import Config
 from experiments.data import Data
+from experiments.flags import Config
 from experiments.level_curves import accuracy_curves
 from experiments.panels import save
 from experiments.run import about, close, train

@@ -37,10 +37,10 @@ import scoresde as ss
 from experiments import commands, compared, machine, panels
 from experiments.batches import Parts, Work, finished, parts_of, rows
 from experiments.compared import PARTS, Facts, Reference, Samples
-from experiments.config import one_of
 from experiments.data import InputError
 from experiments.extractors import Extractor, extractor, seen
 from experiments.files import Examples
+from experiments.flags import one_of
 from experiments.writing import write_json, write_pictures
 
 LEAST, SIDES = 20, ("samples", "reference")

@@ -10,8 +10,8 @@ import numpy as np
 import tyro
 
 import scoresde as ss
-from experiments.config import one_of
 from experiments.files import InputError
+from experiments.flags import one_of
 from experiments.opening import Opened, digest
 
 

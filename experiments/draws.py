@@ -9,8 +9,8 @@ import numpy as np
 
 import scoresde as ss
 from experiments.batches import Work, spread_score
-from experiments.config import Config
 from experiments.data import Data
+from experiments.flags import Config
 from experiments.likelihoods import of_rows
 from experiments.setup import Model
 

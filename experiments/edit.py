@@ -31,10 +31,10 @@ from tyro.conf import Suppress
 from experiments import commands, machine, stages
 from experiments.batches import finished
 from experiments.chosen import check_classes, chosen
-from experiments.config import one_of
 from experiments.data import InputError
 from experiments.drawing import DrawingFlags, SolverWord
 from experiments.edits import EDITS
+from experiments.flags import one_of
 from experiments.job import Job, Stage
 from experiments.opening import Opened, examples, open_run
 from experiments.writing import write_arrays, write_json

@@ -19,8 +19,8 @@ import tyro
 
 import scoresde as ss
 from experiments import commands
-from experiments.config import Config
 from experiments.data import InputError, load
+from experiments.flags import Config
 from experiments.setup import build
 from experiments.snapshots import FOLDER, stored
 

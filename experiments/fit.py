@@ -16,8 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from experiments import snapshots
-from experiments.config import Config
 from experiments.data import Data, InputError
+from experiments.flags import Config
 from experiments.logs import Log
 from experiments.machine import versions
 from experiments.objective import level_curves

@@ -25,10 +25,10 @@ from tyro.conf import arg
 import scoresde as ss
 from experiments import commands, guide_figures, machine
 from experiments.batches import Arrays, Parts, Work, finished, parts_of
-from experiments.config import one_of
 from experiments.data import Data, InputError
 from experiments.drawing import DrawingFlags, check_class
 from experiments.draws import draw
+from experiments.flags import one_of
 from experiments.guiding import METHODS, Sources
 from experiments.judge import Judge
 from experiments.opening import Opened, digest, examples, open_run

@@ -32,9 +32,9 @@ from rich.console import Console
 import scoresde as ss
 from experiments import commands, machine, measurements, stages
 from experiments.batches import Parts, Work, finished, parts_of, rows, spread_score
-from experiments.config import one_of
 from experiments.data import Data, InputError
 from experiments.drawing import DrawingFlags, SolverWord, class_count
+from experiments.flags import one_of
 from experiments.job import Stage
 from experiments.likelihoods import of_rows
 from experiments.measurements import Problem

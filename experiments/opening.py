@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 import scoresde as ss
-from experiments.config import Config
 from experiments.data import Data, InputError, load
+from experiments.flags import Config
 from experiments.setup import Model, build
 from scoresde import checkpoint
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.config import Config
 from experiments.data import InputError
+from experiments.flags import Config
 
 SHUTDOWN_SECONDS = 24 * 3600  # how long the others wait for process 0, which evaluates alone
 

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from experiments import classes, commands, draws, likelihoods, machine, report
 from experiments.batches import Arrays, Parts, Work
-from experiments.config import Config
 from experiments.data import Data, InputError, load
 from experiments.fit import check_folder, fit, start, stored
+from experiments.flags import Config
 from experiments.processes import join, main_process
 from experiments.setup import Model, build
 from experiments.watching import watch

@@ -12,8 +12,8 @@ import optax
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments.config import DTYPES, PREDICTIONS, Config
 from experiments.data import Data
+from experiments.flags import DTYPES, PREDICTIONS, Config
 from experiments.networks import NETWORKS
 from experiments.objective import profiles
 from experiments.targets import TARGETS

@@ -29,9 +29,9 @@ from rich.console import Console
 from experiments import cells as of_cells
 from experiments import commands, machine, sweep_figures, sweep_table
 from experiments.cells import Cell
-from experiments.config import one_of
 from experiments.files import InputError
 from experiments.fit import Interrupted
+from experiments.flags import one_of
 from experiments.launch import launched
 from experiments.progress import progress
 from experiments.writing import write_atomically, write_json

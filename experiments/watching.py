@@ -17,9 +17,9 @@ import numpy as np
 
 import scoresde as ss
 from experiments import figures
-from experiments.config import Config
 from experiments.data import Data, InputError
 from experiments.fit import OnEntry, OnState
+from experiments.flags import Config
 from experiments.panels import is_image
 from experiments.processes import main_process
 from experiments.setup import Model

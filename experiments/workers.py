@@ -26,9 +26,9 @@ import scoresde as ss
 from experiments import classes, compile_cache, draws, machine
 from experiments.batches import Parts, Work
 from experiments.cells import Cell
-from experiments.config import Config
 from experiments.data import Data, InputError
 from experiments.fit import Interrupted
+from experiments.flags import Config
 from experiments.likelihoods import likelihood
 from experiments.run import Trained, train
 from experiments.setup import Model, build, reseeded

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 
-from experiments.config import Config
 from experiments.data import load
+from experiments.flags import Config
 from experiments.setup import build
 from scoresde import checkpoint
 

@@ -13,8 +13,8 @@ from small import save_run
 import scoresde as ss
 from experiments import classes, likelihoods, run, sample
 from experiments.batches import Work
-from experiments.config import Config
 from experiments.data import InputError, load
+from experiments.flags import Config
 from experiments.setup import build
 
 SDE = ss.VP(beta_max=40.0)  # whose prior agrees to 1e-4

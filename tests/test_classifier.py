@@ -18,8 +18,8 @@ from rich.console import Console
 import scoresde as ss
 from experiments import classifier
 from experiments.batches import Work
-from experiments.config import Config
 from experiments.data import InputError, load
+from experiments.flags import Config
 from experiments.opening import open_run
 from experiments.setup import build
 

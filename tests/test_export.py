@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.config import Config
 from experiments.data import InputError, load
 from experiments.export import export
+from experiments.flags import Config
 from experiments.machine import versions
 from experiments.setup import build
 from scoresde import checkpoint

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from experiments import commands, doctor
 from experiments import fit as module
-from experiments.config import Config
 from experiments.data import InputError, load
 from experiments.fit import fit, start
+from experiments.flags import Config
 from experiments.processes import join, memory_errors
 from experiments.setup import build
 from scoresde import checkpoint, nn

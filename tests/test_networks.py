@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.config import Config
 from experiments.data import InputError, load
+from experiments.flags import Config
 from experiments.networks import NETWORKS, attention_levels, multipliers, waves
 from experiments.setup import build
 

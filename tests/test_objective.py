@@ -11,9 +11,9 @@ from rich.console import Console
 
 import scoresde as ss
 from experiments import ema
-from experiments.config import Config
 from experiments.data import InputError, load
 from experiments.fit import fit, start
+from experiments.flags import Config
 from experiments.objective import TIMES, WEIGHTS, level_curves
 from experiments.setup import build
 from experiments.snapshots import FOLDER

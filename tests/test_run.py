@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from experiments import commands, run
-from experiments.config import Config
 from experiments.data import load
+from experiments.flags import Config
 from experiments.setup import build
 from scoresde import checkpoint
 

@@ -19,10 +19,10 @@ from small import save_run
 
 import scoresde as ss
 from experiments import commands, draws, evaluate, opening
-from experiments.config import Config
 from experiments.data import Data
 from experiments.drawing import BEST, GRIDS, SOLVERS
 from experiments.files import InputError
+from experiments.flags import Config
 from experiments.opening import open_run
 from experiments.sample import Flags, program
 

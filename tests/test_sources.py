@@ -308,7 +308,7 @@ def test_prepared_batches_are_model_units_with_noise_in_every_bin():
 def test_every_option_is_a_flag():
     import dataclasses
 
-    from experiments.config import Config
+    from experiments.flags import Config
 
     assert Config().options == Options()
     changed = Options(7, "a", "b", "c", 3, "mask", 1.0)

@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 
 from experiments import fit
-from experiments.config import Config
 from experiments.data import load
+from experiments.flags import Config
 from experiments.processes import join, main_process
 from experiments.setup import build
 from scoresde.leaves import to_host

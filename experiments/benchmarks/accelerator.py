@@ -24,8 +24,8 @@ import tyro
 from jax.tree_util import Partial
 
 from experiments.benchmarks.overhead import alternate
-from experiments.config import Config
 from experiments.data import load
+from experiments.flags import Config
 from experiments.setup import Model, build
 
 # Dense bfloat16 operations a second, from the makers' data sheets, by a part of JAX's name of the device.

@@ -19,9 +19,9 @@ import numpy as np
 import tyro
 
 import scoresde as ss
-from experiments.config import Config
 from experiments.data import load
 from experiments.fit import fail, start
+from experiments.flags import Config
 from experiments.likelihoods import TOLERANCE
 from experiments.setup import build
 

@@ -22,8 +22,8 @@ import tyro
 from jax.flatten_util import ravel_pytree
 
 import scoresde as ss
-from experiments.config import Config
 from experiments.data import load
+from experiments.flags import Config
 from experiments.networks import preset
 from experiments.objective import TIMES, WEIGHTS
 from experiments.setup import build

@@ -21,8 +21,8 @@ from rich.console import Console
 
 from experiments import commands
 from experiments.benchmarks.one_network import NETWORKS
-from experiments.config import DTYPES
 from experiments.files import InputError
+from experiments.flags import DTYPES
 
 PEERS = Path(__file__).with_name("diffusers_peers.py")
 INSTALL = "python -m venv ENV && ENV/bin/pip install torch diffusers, then --peers-python ENV/bin/python"

@@ -18,8 +18,8 @@ import numpy as np
 import tyro
 
 import scoresde as ss
-from experiments.config import Config
 from experiments.data import load
+from experiments.flags import Config
 from experiments.setup import build
 
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.config import Config
 from experiments.data import Data, Options, load
+from experiments.flags import Config
 from experiments.setup import build
 from experiments.stream import batches, positions
 

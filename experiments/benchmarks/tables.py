@@ -38,9 +38,9 @@ from sklearn.mixture import GaussianMixture
 import scoresde as ss
 from experiments import commands, likelihoods, machine
 from experiments.batches import Work
-from experiments.config import Config
 from experiments.data import TABLES, Data, InputError, load
 from experiments.fit import STEPS_PER_CALL, check_folder, fit, start
+from experiments.flags import Config
 from experiments.setup import build
 from scoresde.leaves import to_numpy
 

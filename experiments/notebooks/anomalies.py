@@ -33,7 +33,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import scoresde as ss
 from experiments import data as datasets
-from experiments.config import Config
+from experiments.flags import Config
 from experiments.notebooks.style import BLUE, COLOURS, GREEN, GREY, INK, ORANGE, use
 from experiments.setup import build
 

@@ -37,7 +37,7 @@ import scoresde as ss
 from experiments import data as datasets
 from experiments import measurements
 from experiments.benchmarks.inverse import errors
-from experiments.config import Config
+from experiments.flags import Config
 from experiments.notebooks.style import BLUE, GREY, INK, ORANGE, use
 from experiments.setup import build
 

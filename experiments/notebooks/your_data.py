@@ -40,7 +40,7 @@ from scipy.stats import multivariate_normal
 
 import scoresde as ss
 from experiments import data as datasets
-from experiments.config import Config
+from experiments.flags import Config
 from experiments.notebooks.style import BLUE, GREY, INK, ORANGE, use
 from experiments.setup import build
 
