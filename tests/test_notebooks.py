@@ -129,7 +129,7 @@ def test_in_colab_the_first_cell_installs_beside_its_jax(monkeypatch):
     monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
     ((command, options),) = run_first_cell(monkeypatch)
     assert command[:6] == [sys.executable, "-m", "pip", "install", "-q", "-c"]
-    assert command[7:] == [f"scoresde[experiments] @ git+https://github.com/{build.REPOSITORY}"]
+    assert command[7:] == [f"scoresde[experiments,interop] @ git+https://github.com/{build.REPOSITORY}"]
     pinned = Path(command[6]).read_text().split()
     assert pinned == [f"jax=={version('jax')}", f"jaxlib=={version('jaxlib')}"]
     assert options == {"check": True}  # a failed installation stops the notebook where it failed

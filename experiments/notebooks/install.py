@@ -18,7 +18,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-SOURCE = "scoresde[experiments] @ git+https://github.com/REPOSITORY"
+SOURCE = "scoresde[experiments,interop] @ git+https://github.com/REPOSITORY"
 BUDGET = os.environ.get("SCORESDE_BUDGET", "full")  # "full", or "smoke" to see in a minute that everything runs
 
 if BUDGET not in ("full", "smoke"):
