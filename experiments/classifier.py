@@ -22,16 +22,16 @@ from rich.table import Table
 from tyro.conf import Suppress
 
 import scoresde as ss
-from experiments import commands
-from experiments.batches import Arrays, Work, rows, spread_score
-from experiments.data import Data
-from experiments.flags import Config
-from experiments.level_curves import accuracy_curves
-from experiments.panels import save
-from experiments.run import about, close, train
-from experiments.setup import Model
-from experiments.writing import write_atomically
-from scoresde.sde import example_keys, normal_per_example
+from experiments.cli import commands
+from experiments.cli.writing import write_atomically
+from experiments.data.dataset import Data
+from experiments.figures.levels import accuracy_curves
+from experiments.figures.panels import save
+from experiments.measures.jobs import Arrays, Work, rows, spread_score
+from experiments.models.build import Model
+from experiments.models.flags import Config
+from experiments.training.session import about, close, train
+from scoresde.arrays import example_keys, normal_per_example
 
 LEVELS = 13
 HEADS = ("log-SNR", "sigma/alpha", "accuracy", "cross entropy (nats)")
@@ -83,9 +83,11 @@ def _at_levels(
     """Cross entropies (B, levels), and whether the most probable class is the true one."""
     noise = normal_per_example(example_keys(key, len(x), first), x.shape[1:], x.dtype)
 
-    def at(t: jax.Array) -> ss.Classified:
+    def at(t: jax.Array) -> ss.training.Classified:
         ones = jnp.ones(len(x))
-        return ss.classified(log_probs, ss.Noised(sde.perturb(x, t, noise), noise, t * ones, ones, None), classes)
+        return ss.training.classified(
+            log_probs, ss.training.Noised(sde.perturb(x, t, noise), noise, t * ones, ones, None), classes
+        )
 
     found = jax.lax.map(at, times)
     return found.error.T, found.right.T

@@ -18,12 +18,12 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from experiments import commands
-from experiments.files import InputError
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from scoresde.checkpoint.leaves import named_leaves
 from scoresde.interop.converted import read_original, write_converted
-from scoresde.interop.opening import read_json, regular
-from scoresde.interop.to_diffusers import to_diffusers
-from scoresde.leaves import named_leaves
+from scoresde.interop.files.opening import read_json, regular
+from scoresde.interop.writing.to_diffusers import to_diffusers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@
 
 No distance is printed without the number of samples, the reference and its hash, the features, the solver, its
 evaluations and the seed; where one is unknown the program refuses. Each comes with its standard error, the Fréchet
-distance also extrapolated to samples without end (``scoresde.features``), and with the same distance of as many real
+distance also extrapolated to samples without end (``ss.evaluation``), and with the same distance of as many real
 examples of the part that is not the reference, where there is one: what a perfect sampler would get.
 
-``--features`` are described in ``experiments.extractors``. For Inception's, either give a function of yours,
+``--features`` are described in ``experiments.measures.extractors``. For Inception's, either give a function of yours,
 
     python -m experiments.distance --samples FOLDER --features python:MODULE:FUNCTION \\
         --extractor "Inception-v3 of 2015-12-05, bilinear to 299" --out FILE.json
@@ -34,14 +34,15 @@ import tyro
 from rich.console import Console
 
 import scoresde as ss
-from experiments import commands, compared, machine, panels
-from experiments.batches import Parts, Work, finished, parts_of, rows
-from experiments.compared import PARTS, Facts, Reference, Samples
-from experiments.data import InputError
-from experiments.extractors import Extractor, extractor, seen
-from experiments.files import Examples
-from experiments.flags import one_of
-from experiments.writing import write_json, write_pictures
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError, one_of
+from experiments.cli.writing import write_json, write_pictures
+from experiments.data.arrays import Examples
+from experiments.figures import panels
+from experiments.measures import references
+from experiments.measures.extractors import Extractor, extractor, seen
+from experiments.measures.jobs import Parts, Work, finished, parts_of, rows
+from experiments.measures.references import PARTS, Facts, Reference, Samples
 
 LEAST, SIDES = 20, ("samples", "reference")
 
@@ -98,7 +99,7 @@ def _features(name: str, x: Examples, levels: int | None, by: Extractor, work: W
 
 def _distances(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     try:
-        frechet, kernel = ss.features.frechet_distance(x, y), ss.features.kernel_distance(x, y)
+        frechet, kernel = ss.evaluation.frechet_distance(x, y), ss.evaluation.kernel_distance(x, y)
     except ValueError as error:
         raise InputError(f"no distance: {error}") from None
     return {"examples": len(x), "frechet": frechet._asdict(), "kernel": kernel._asdict()}
@@ -139,7 +140,7 @@ def _reference(flags: Flags, found: Samples) -> Reference:
     spec = flags.reference or found.manifest.get("data")
     if not spec:
         raise InputError(f"the reference is unknown (no {flags.samples.name}.json names data): add --reference")
-    against = compared.reference(spec, flags.part, flags.data_dir)
+    against = references.reference(spec, flags.part, flags.data_dir)
     if (least := min(len(found.x), against.size)) < LEAST:
         raise InputError(f"a distance needs {LEAST} examples on both sides at least, got {least}")
     return against
@@ -148,20 +149,20 @@ def _reference(flags: Flags, found: Samples) -> Reference:
 def program(flags: Flags, console: Console) -> None:
     """Compare, write, and print the distances with all that they depend on."""
     flags.check()
-    started, found = time.monotonic(), compared.samples(flags.samples)
-    drawn = compared.drawn_by(flags, found.manifest)
+    started, found = time.monotonic(), references.samples(flags.samples)
+    drawn = references.drawn_by(flags, found.manifest)
     against = _reference(flags, found)
-    levels = compared.levels_of(found, against.data)
+    levels = references.levels_of(found, against.data)
     by = extractor(flags.features, against.data, flags.extractor)
     facts = Facts(
         examples=len(found.x),
         features=by.name,
         reference=against.name,
         reference_examples=against.size,
-        reference_sha256=compared.sha256(against.parts),
+        reference_sha256=references.sha256(against.parts),
         **drawn,
     )
-    plan = dataclasses.asdict(facts) | by.record | {"samples_sha256": compared.sha256([found.x])}
+    plan = dataclasses.asdict(facts) | by.record | {"samples_sha256": references.sha256([found.x])}
     if finished(flags.out, flags.out, plan):
         console.print(f"{flags.out} is complete; nothing to do", highlight=False)
         return

@@ -25,7 +25,7 @@ import optax
 from rich.console import Console
 
 import scoresde as ss
-from experiments import commands, machine
+from experiments.cli import commands, machine
 
 DEVICE_FILES = {"NVIDIA": ("dev/nvidia[0-9]*", "proc/driver/nvidia/version"), "TPU": ("dev/accel*",)}
 DRIVERS = {"TPU": "libtpu"}

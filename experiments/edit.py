@@ -28,16 +28,17 @@ import tyro
 from rich.console import Console
 from tyro.conf import Suppress
 
-from experiments import commands, machine, stages
-from experiments.batches import finished
-from experiments.chosen import check_classes, chosen
-from experiments.data import InputError
-from experiments.drawing import DrawingFlags, SolverWord
-from experiments.edits import EDITS
-from experiments.flags import one_of
-from experiments.job import Job, Stage
-from experiments.opening import Opened, examples, open_run
-from experiments.writing import write_arrays, write_json
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError, one_of
+from experiments.cli.writing import write_arrays, write_json
+from experiments.editing.edits import EDITS
+from experiments.editing.examples import check_classes, chosen
+from experiments.editing.job import Job
+from experiments.figures import stages
+from experiments.figures.stages import Stage
+from experiments.measures.jobs import finished
+from experiments.models.saved import Opened, examples, open_run
+from experiments.models.solvers import DrawingFlags, SolverWord
 
 NEEDS = {"translate": "label", "direction": "attribute", "denoise": "noise", "panorama": "canvas", "outpaint": "canvas"}
 REAL = tuple(edit for edit in EDITS if edit != "panorama")

@@ -18,11 +18,12 @@ import jax
 import tyro
 
 import scoresde as ss
-from experiments import commands
-from experiments.data import InputError, load
-from experiments.flags import Config
-from experiments.setup import build
-from experiments.snapshots import FOLDER, stored
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from experiments.data.load import load
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.training.snapshots import FOLDER, stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,11 @@ def combine(flags: Flags) -> str:
     steps, lengths = [s for s, _, _ in snapshots], [length for _, length, _ in snapshots]
     step = max(steps) if flags.step is None else flags.step
     try:
-        _, error = ss.reconstruction_weights(steps, lengths, flags.sigma_rel, step)
+        _, error = ss.training.reconstruction_weights(steps, lengths, flags.sigma_rel, step)
     except ValueError as problem:
         raise InputError(str(problem)) from None
     state, _ = ss.checkpoint.restore(flags.run / "checkpoint", jax.eval_shape(model.init))
-    average = ss.reconstruct(snapshots, flags.sigma_rel, step)
+    average = ss.training.reconstruct(snapshots, flags.sigma_rel, step)
     out = flags.out or flags.run / f"ema-{flags.sigma_rel:g}"
     out.mkdir(parents=True, exist_ok=True)
     state = dataclasses.replace(state, averages=(average, *state.averages[1:]))

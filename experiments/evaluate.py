@@ -17,12 +17,16 @@ import jax
 from rich.console import Console
 
 import scoresde as ss
-from experiments import classes, commands, draws, machine, report
-from experiments.batches import Parts, Work, finished, parts_of
-from experiments.data import Data, InputError
-from experiments.likelihoods import TOLERANCE, Settings, likelihood
-from experiments.opening import Opened, digest, examples, open_run
-from experiments.writing import write_arrays, write_json
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError
+from experiments.cli.writing import write_arrays, write_json
+from experiments.data.dataset import Data
+from experiments.figures import report
+from experiments.measures import classes
+from experiments.measures import samples as draws
+from experiments.measures.jobs import Parts, Work, finished, parts_of
+from experiments.measures.likelihoods import TOLERANCE, Settings, likelihood
+from experiments.models.saved import Opened, digest, examples, open_run
 
 
 @dataclasses.dataclass(frozen=True)

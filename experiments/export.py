@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from experiments import commands
-from experiments.data import InputError
-from experiments.writing import write_atomically
-from scoresde import checkpoint
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from experiments.cli.writing import write_atomically
+from scoresde.checkpoint import folder as checkpoint
 
 
 def names(leaf: str) -> str | None:

@@ -23,17 +23,18 @@ from rich.table import Table
 from tyro.conf import arg
 
 import scoresde as ss
-from experiments import commands, guide_figures, machine
-from experiments.batches import Arrays, Parts, Work, finished, parts_of
-from experiments.data import Data, InputError
-from experiments.drawing import DrawingFlags, check_class
-from experiments.draws import draw
-from experiments.flags import one_of
-from experiments.guiding import METHODS, Sources
-from experiments.judge import Judge
-from experiments.opening import Opened, digest, examples, open_run
-from experiments.panels import save
-from experiments.writing import write_arrays, write_json
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError, one_of
+from experiments.cli.writing import write_arrays, write_json
+from experiments.data.dataset import Data
+from experiments.figures.panels import save
+from experiments.guidance import figures as guide_figures
+from experiments.guidance.judge import Judge
+from experiments.guidance.methods import METHODS, Sources
+from experiments.measures.jobs import Arrays, Parts, Work, finished, parts_of
+from experiments.measures.samples import draw
+from experiments.models.saved import Opened, digest, examples, open_run
+from experiments.models.solvers import DrawingFlags, check_class
 
 RAW, MANIFEST = "raw", "guide.json"
 

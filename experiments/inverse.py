@@ -3,7 +3,7 @@
     python -m experiments.inverse --checkpoint runs/digits-vp --operator box --method mmps --out FOLDER
     python -m experiments.inverse --checkpoint runs/table-vp --input FILE.csv --out FOLDER
 
-The first takes held-out examples, measures them by a word of ``experiments.measurements`` with noise, and compares the
+The first takes held-out examples, measures them by a word of --measure with noise, and compares the
 draws with the truth; the second fills in what is missing (NaN, or empty cells) in a file. FOLDER then holds
 
     draws.npz      in raw units: ``draws`` (n, each, *event), ``measured`` (least squares), and ``truth`` or ``filled``
@@ -30,16 +30,18 @@ import tyro
 from rich.console import Console
 
 import scoresde as ss
-from experiments import commands, machine, measurements, stages
-from experiments.batches import Parts, Work, finished, parts_of, rows, spread_score
-from experiments.data import Data, InputError
-from experiments.drawing import DrawingFlags, SolverWord, class_count
-from experiments.flags import one_of
-from experiments.job import Stage
-from experiments.likelihoods import of_rows
-from experiments.measurements import Problem
-from experiments.opening import Opened, examples, open_run
-from experiments.writing import write_arrays, write_atomically, write_json
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError, one_of
+from experiments.cli.writing import write_arrays, write_atomically, write_json
+from experiments.data.dataset import Data
+from experiments.editing import restoration
+from experiments.editing.restoration import Problem
+from experiments.figures import stages
+from experiments.figures.stages import Stage
+from experiments.measures.jobs import Parts, Work, finished, parts_of, rows, spread_score
+from experiments.measures.likelihoods import of_rows
+from experiments.models.saved import Opened, examples, open_run
+from experiments.models.solvers import DrawingFlags, SolverWord, class_count
 
 METHODS: dict[str, Callable[..., Any]] = {
     "dps": ss.inverse.dps,
@@ -64,7 +66,7 @@ class Flags(DrawingFlags):
 
     out: Path
     """Folder to write."""
-    operator: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(measurements.OPERATORS) + "}")] = None
+    operator: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(restoration.OPERATORS) + "}")] = None
     """What is measured of held-out examples; box by default."""
     input: Path | None = None
     """A file of your examples instead, .npy .npz .csv, in which what is missing is NaN or an empty cell."""
@@ -98,7 +100,7 @@ class Flags(DrawingFlags):
         super().check()
         self.at_least(n=1, each=2, factor=1)
         one_of("method", self.method, (*METHODS, *SAMPLERS))
-        one_of("operator", self.operator or "box", measurements.OPERATORS)
+        one_of("operator", self.operator or "box", restoration.OPERATORS)
         for name in ("noise", "std"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
@@ -152,9 +154,9 @@ def _given(flags: Flags, opened: Opened) -> Given:
     if flags.input is None:
         flags = dataclasses.replace(flags, operator=flags.operator or "box")
         truth = examples(opened.config, data_dir=flags.data_dir).held_out[: flags.n]
-        return Given(measurements.measured(flags, data, truth), truth)
-    x, header = measurements.read(flags.input, data)
-    return Given(measurements.incomplete(data, x), None, x, header)
+        return Given(restoration.measured(flags, data, truth), truth)
+    x, header = restoration.read(flags.input, data)
+    return Given(restoration.incomplete(data, x), None, x, header)
 
 
 def program(flags: Flags, console: Console) -> None:
@@ -184,7 +186,7 @@ def program(flags: Flags, console: Console) -> None:
         raise InputError(f"--method {flags.method}: some draws are not finite; take more --evaluations or --noise")
     result: dict[str, Any] = {"plan": plan, "checkpoint": str(flags.checkpoint)}
     if given.truth is not None:
-        result["compared"] = measurements.compared(data, problems[0], draws, given.truth, flags.noise)
+        result["compared"] = restoration.compared(data, problems[0], draws, given.truth, flags.noise)
     _write(flags, data, draws, before, given)
     result["seconds"] = round(time.monotonic() - started, 1)
     write_json(report, result | machine.environment("inverse"))

@@ -7,52 +7,22 @@ report.md and figures/. The same command continues an interrupted run and ends w
 """
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from rich.console import Console
 
-from experiments import classes, commands, draws, likelihoods, machine, report
-from experiments.batches import Arrays, Parts, Work
-from experiments.data import Data, InputError, load
-from experiments.fit import check_folder, fit, start, stored
-from experiments.flags import Config
-from experiments.processes import join, main_process
-from experiments.setup import Model, build
-from experiments.watching import watch
-from experiments.writing import write_arrays, write_json
-from scoresde.leaves import to_numpy
-
-
-def plan(config: Config, data: Data, model: Model) -> list[str]:
-    """What the run is about to do, a line each."""
-    return [
-        f"data     {data.describe()}",
-        f"sde      {model.sde}",
-        f"network  {config.network}, {model.parameters:,} parameters, sigma_data {model.precond.sigma_data:.4g}",
-        f"train    {config.steps} steps of {config.batch} on {jax.devices()[0].device_kind}, seed {config.seed}",
-        f"folder   {config.folder}",
-    ]
-
-
-def about(config: Config, data: Data, model: Model) -> dict[str, Any]:
-    """What the report says of the model and its data."""
-    return {
-        "name": config.name,
-        "data": {
-            "name": data.name,
-            "describe": data.describe(),
-            "event_shape": data.event_shape,
-            "levels": data.levels,
-            "train": len(data.train),
-            "held_out": len(data.held_out),
-        },
-        "sde": repr(model.sde),
-        "network": {"name": config.network, "parameters": model.parameters},
-    }
+from experiments.cli import commands
+from experiments.cli.writing import write_arrays
+from experiments.data.dataset import Data
+from experiments.figures import report
+from experiments.measures import classes, likelihoods
+from experiments.measures import samples as draws
+from experiments.measures.jobs import Arrays, Parts, Work
+from experiments.models.build import Model
+from experiments.models.flags import Config
+from experiments.training.session import about, close, train
 
 
 def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) -> tuple[Arrays, dict[str, Any]]:
@@ -70,60 +40,6 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
         figures["classes"]["weights"] = [f"{w:g}" for w in classes.WEIGHTS]
         arrays |= classes.sheets(jax.random.fold_in(keys[0], 2), data, model, score, work)
     return arrays | log_prob, figures
-
-
-class Trained(NamedTuple):
-    """What ``train`` gives."""
-
-    config: Config
-    """With every preset filled in."""
-    data: Data
-    model: Model
-    params: Any
-    """The moving average."""
-    training: dict[str, Any]
-    """How the training went, for the report."""
-    manifest: dict[str, Any]
-    """What environment.json holds so far."""
-
-
-def train(
-    config: Config, console: Console, program: str, *, build: Callable[[Config, Data], Model] = build
-) -> Trained | None:
-    """Train what the flags of ``program`` describe into its folder; None after a dry run, and in other processes."""
-    config.check()
-    join(config)
-    console.quiet |= not main_process()
-    record = stored(config).get("data")
-    data = load(config.data, data_dir=config.data_dir, options=config.options, record=record)
-    found = json.loads(json.dumps(data.record()))
-    if record is not None and (other := [name for name in found if record.get(name) != found[name]]):
-        raise InputError(f"{config.folder} was trained on data of another {', '.join(other)}; choose another --workdir")
-    config = config.resolve(data)
-    if not config.dry_run:
-        check_folder(config)
-    model = build(config, data)
-    for line in plan(config, data, model):
-        console.print(line, highlight=False)
-    if config.dry_run:
-        return None
-    state = start(config, model)
-    folder, manifest = config.folder, {"seed": config.seed} | machine.environment(program)
-    if main_process():
-        write_json(folder / "config.json", dataclasses.asdict(config))
-        write_json(folder / "environment.json", manifest)
-    state, training = fit(config, data, model, state, console, *watch(config, data, model, int(state.step)))
-    params = to_numpy(state.ema)
-    return Trained(config, data, model, params, training, manifest) if main_process() else None
-
-
-def close(trained: Trained, result: dict[str, Any], started: float) -> None:
-    """Write report.json, and what the whole job took into environment.json."""
-    folder, manifest = trained.config.folder, trained.manifest
-    write_json(folder / "report.json", result)
-    manifest["seconds"] = round(time.monotonic() - started, 1)
-    manifest["peak_memory_mib"] = machine.peak_memory()
-    write_json(folder / "environment.json", manifest)
 
 
 def run(config: Config, console: Console) -> dict[str, Any]:

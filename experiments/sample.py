@@ -22,13 +22,14 @@ import numpy as np
 from rich.console import Console
 
 import scoresde as ss
-from experiments import commands, figures, machine, panels
-from experiments.batches import Parts, Work, finished, parts_of
-from experiments.data import InputError
-from experiments.drawing import DrawingFlags, class_count
-from experiments.draws import draw
-from experiments.opening import Opened, open_run
-from experiments.writing import write_arrays, write_json, write_pictures
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError
+from experiments.cli.writing import write_arrays, write_json, write_pictures
+from experiments.figures import panels, run_figures
+from experiments.measures.jobs import Parts, Work, finished, parts_of
+from experiments.measures.samples import draw
+from experiments.models.saved import Opened, open_run
+from experiments.models.solvers import DrawingFlags, class_count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,9 @@ def _write(out: Path, samples: np.ndarray, levels: int | None) -> None:
         if out.suffix == ".npz":
             write_arrays(out, {"arr_0": samples})
         elif out.suffix == ".png":
-            figures.sheet(out, samples, levels, samples)
+            run_figures.sheet(out, samples, levels, samples)
         else:
-            write_pictures(out, panels.pixels(samples, *figures.scale(samples, levels)))
+            write_pictures(out, panels.pixels(samples, *run_figures.scale(samples, levels)))
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}; choose another --out") from None
 

@@ -26,15 +26,14 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import cells as of_cells
-from experiments import commands, machine, sweep_figures, sweep_table
-from experiments.cells import Cell
-from experiments.files import InputError
-from experiments.fit import Interrupted
-from experiments.flags import one_of
-from experiments.launch import launched
-from experiments.progress import progress
-from experiments.writing import write_atomically, write_json
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError, Interrupted, one_of
+from experiments.cli.progress import progress
+from experiments.cli.writing import write_atomically, write_json
+from experiments.sweeps import cells as of_cells
+from experiments.sweeps import figures, table
+from experiments.sweeps.cells import Cell
+from experiments.sweeps.launch import launched
 
 POLL_SECONDS = 0.5
 
@@ -172,26 +171,24 @@ def run_all(flags: Flags, cells: list[Cell], root: Path, console: Console) -> No
                 ) from None
 
 
-def rows_of(flags: Flags, cells: list[Cell], root: Path) -> list[sweep_table.Row]:
+def rows_of(flags: Flags, cells: list[Cell], root: Path) -> list[table.Row]:
     """The table as it is now, on disk too."""
-    rows = [
-        sweep_table.row(cell.asked, cell.result(root), str(cell.path(root).relative_to(flags.out))) for cell in cells
-    ]
-    sweep_table.write(flags.out, rows)
+    rows = [table.row(cell.asked, cell.result(root), str(cell.path(root).relative_to(flags.out))) for cell in cells]
+    table.write(flags.out, rows)
     return rows
 
 
-def report(flags: Flags, cells: list[Cell], root: Path, console: Console) -> list[sweep_table.Row]:
+def report(flags: Flags, cells: list[Cell], root: Path, console: Console) -> list[table.Row]:
     """Write table, summary and figures; returns the rows."""
     rows = rows_of(flags, cells, root)
-    names = sweep_table.varied(rows, cells[0].asked)
-    text = sweep_table.summary(rows, names)
+    names = table.varied(rows, cells[0].asked)
+    text = table.summary(rows, names)
     write_atomically(flags.out / "summary.md", text)
     console.print(text, highlight=False, markup=False)
     data = sorted({cell.record["name"] for cell in cells})
     counts = sorted({row["held_out"] for row in rows if row["held_out"]})
     held_out = f", {counts[0]} held-out examples" if len(counts) == 1 else ""
-    sweep_figures.draw_all(flags.out / "figures", rows, names, f"{', '.join(data)}{held_out}.")
+    figures.draw_all(flags.out / "figures", rows, names, f"{', '.join(data)}{held_out}.")
     return rows
 
 

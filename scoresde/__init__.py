@@ -1,78 +1,44 @@
-"""Continuous-time score-based generative modelling in JAX."""
+"""Continuous-time score-based generative modelling in JAX.
 
-from scoresde import augment as augment
+The names that a first page needs; everything else is in the namespaces listed last (``ss.solvers.lms``).
+"""
+
 from scoresde import checkpoint as checkpoint
 from scoresde import editing as editing
-from scoresde import features as features
+from scoresde import evaluation as evaluation
+from scoresde import flow as flow
+from scoresde import grids as grids
 from scoresde import guidance as guidance
 from scoresde import interop as interop
 from scoresde import inverse as inverse
-from scoresde import metrics as metrics
+from scoresde import likelihood as likelihood
 from scoresde import nn as nn
-from scoresde import operators as operators
 from scoresde import precond as precond
-from scoresde.average import Power as Power
-from scoresde.average import power as power
-from scoresde.average import reconstruct as reconstruct
-from scoresde.average import reconstruction_weights as reconstruction_weights
-from scoresde.average import warmed as warmed
-from scoresde.bound import Bound as Bound
-from scoresde.bound import discrete_bound as discrete_bound
-from scoresde.bound import likelihood_bound as likelihood_bound
-from scoresde.budget import ErrorBudget as ErrorBudget
-from scoresde.budget import error_budget as error_budget
-from scoresde.classification import Classified as Classified
-from scoresde.classification import classified as classified
-from scoresde.classification import cross_entropy as cross_entropy
-from scoresde.dequantise import dequantised_log_likelihood as dequantised_log_likelihood
-from scoresde.dequantise import truncated_normal_dequantisation as truncated_normal_dequantisation
-from scoresde.dequantise import uniform_dequantisation as uniform_dequantisation
-from scoresde.divergence import ExactDivergence as ExactDivergence
-from scoresde.divergence import exact_divergence as exact_divergence
-from scoresde.divergence import hutch_pp as hutch_pp
-from scoresde.divergence import hutchinson as hutchinson
-from scoresde.flow import Flow as Flow
-from scoresde.flow import probability_flow as probability_flow
+from scoresde import solvers as solvers
+from scoresde import training as training
+from scoresde.flow.latents import decode as decode
+from scoresde.flow.latents import encode as encode
+from scoresde.flow.probability import Flow as Flow
+from scoresde.flow.probability import probability_flow as probability_flow
+from scoresde.flow.reverse import reverse_sde as reverse_sde
 from scoresde.gaussian import CorrelatedMixture as CorrelatedMixture
 from scoresde.gaussian import GaussianMixture as GaussianMixture
 from scoresde.grids import angle_grid as angle_grid
-from scoresde.grids import beta_grid as beta_grid
 from scoresde.grids import discrete_grid as discrete_grid
 from scoresde.grids import karras_grid as karras_grid
-from scoresde.grids import leading_levels as leading_levels
-from scoresde.grids import linspace_levels as linspace_levels
 from scoresde.grids import log_snr_grid as log_snr_grid
-from scoresde.grids import polyexponential_grid as polyexponential_grid
-from scoresde.grids import quadratic_grid as quadratic_grid
-from scoresde.grids import shifted_grid as shifted_grid
-from scoresde.grids import trailing_levels as trailing_levels
 from scoresde.grids import uniform_grid as uniform_grid
-from scoresde.latents import decode as decode
-from scoresde.latents import encode as encode
-from scoresde.latents import slerp as slerp
-from scoresde.levels import Levels as Levels
-from scoresde.levels import adaptive as adaptive
-from scoresde.likelihood import Likelihood as Likelihood
-from scoresde.likelihood import bits_per_dim as bits_per_dim
-from scoresde.likelihood import log_likelihood as log_likelihood
-from scoresde.likelihood import mean_with_error as mean_with_error
-from scoresde.loss import Denoising as Denoising
-from scoresde.loss import Noised as Noised
-from scoresde.loss import denoising_errors as denoising_errors
-from scoresde.loss import denoising_score_matching as denoising_score_matching
-from scoresde.loss import errors_of as errors_of
-from scoresde.loss import log_normal as log_normal
-from scoresde.loss import noised as noised
-from scoresde.loss import stratified as stratified
-from scoresde.loss import uniform as uniform
-from scoresde.loss import uniform_log_snr as uniform_log_snr
-from scoresde.optimise import OptimisedGrid as OptimisedGrid
-from scoresde.optimise import mean_distance as mean_distance
-from scoresde.optimise import optimise_grid as optimise_grid
-from scoresde.optimise import smooth_grid as smooth_grid
+from scoresde.likelihood.adaptive import Likelihood as Likelihood
+from scoresde.likelihood.adaptive import bits_per_dim as bits_per_dim
+from scoresde.likelihood.adaptive import log_likelihood as log_likelihood
+from scoresde.likelihood.adaptive import mean_with_error as mean_with_error
+from scoresde.likelihood.bound import likelihood_bound as likelihood_bound
+from scoresde.likelihood.budget import error_budget as error_budget
+from scoresde.likelihood.dequantisation import dequantised_log_likelihood as dequantised_log_likelihood
+from scoresde.likelihood.divergence import exact_divergence as exact_divergence
+from scoresde.likelihood.divergence import hutchinson as hutchinson
+from scoresde.likelihood.fixed_grid import table_log_likelihood as table_log_likelihood
 from scoresde.precond import Preconditioner as Preconditioner
-from scoresde.rate import RateDistortion as RateDistortion
-from scoresde.rate import rate_distortion as rate_distortion
 from scoresde.score import given as given
 from scoresde.sde import SDE as SDE
 from scoresde.sde import VE as VE
@@ -80,56 +46,111 @@ from scoresde.sde import VP as VP
 from scoresde.sde import Cosine as Cosine
 from scoresde.sde import RectifiedFlow as RectifiedFlow
 from scoresde.sde import SubVP as SubVP
-from scoresde.sharding import batch_sharding as batch_sharding
-from scoresde.sharding import device_mesh as device_mesh
-from scoresde.sharding import state_sharding as state_sharding
-from scoresde.skipped import Skipped as Skipped
-from scoresde.solvers import NonFinite as NonFinite
-from scoresde.solvers import Table as Table
-from scoresde.solvers import adams as adams
-from scoresde.solvers import ancestral as ancestral
-from scoresde.solvers import ancestral_split as ancestral_split
-from scoresde.solvers import best_solver as best_solver
-from scoresde.solvers import bh1 as bh1
-from scoresde.solvers import bh2 as bh2
-from scoresde.solvers import brownian_path as brownian_path
-from scoresde.solvers import ddim as ddim
-from scoresde.solvers import deis as deis
-from scoresde.solvers import dpm_solver as dpm_solver
-from scoresde.solvers import dpm_solver_single as dpm_solver_single
-from scoresde.solvers import euler_maruyama as euler_maruyama
-from scoresde.solvers import first_nonfinite as first_nonfinite
-from scoresde.solvers import heun as heun
-from scoresde.solvers import integrate as integrate
-from scoresde.solvers import ipndm as ipndm
-from scoresde.solvers import lms as lms
-from scoresde.solvers import padded as padded
-from scoresde.solvers import predictor_corrector as predictor_corrector
-from scoresde.solvers import restart as restart
-from scoresde.solvers import reverse_diffusion as reverse_diffusion
-from scoresde.solvers import sa_solver as sa_solver
-from scoresde.solvers import sample as sample
-from scoresde.solvers import seeds as seeds
-from scoresde.solvers import unipc as unipc
-from scoresde.solvers import with_denoising as with_denoising
-from scoresde.stochastic import reverse_sde as reverse_sde
-from scoresde.table_likelihood import TableLikelihood as TableLikelihood
-from scoresde.table_likelihood import table_log_likelihood as table_log_likelihood
-from scoresde.train import State as State
-from scoresde.train import Trainer as Trainer
-from scoresde.train import projected as projected
-from scoresde.typicality import Typicality as Typicality
-from scoresde.typicality import class_log_posterior as class_log_posterior
-from scoresde.typicality import mahalanobis as mahalanobis
-from scoresde.typicality import score_norms as score_norms
-from scoresde.typicality import typicality_test as typicality_test
-from scoresde.uncertainty import init_uncertainty as init_uncertainty
-from scoresde.uncertainty import uncertainty as uncertainty
-from scoresde.uncertainty import with_uncertainty as with_uncertainty
-from scoresde.weights import likelihood_weight as likelihood_weight
-from scoresde.weights import min_snr_weight as min_snr_weight
-from scoresde.weights import noise_weight as noise_weight
-from scoresde.weights import p2_weight as p2_weight
-from scoresde.weights import sigmoid_weight as sigmoid_weight
+from scoresde.solvers.best import best_solver as best_solver
+from scoresde.solvers.dpm import dpm_solver as dpm_solver
+from scoresde.solvers.edm import heun as heun
+from scoresde.solvers.euler import euler_maruyama as euler_maruyama
+from scoresde.solvers.euler import reverse_diffusion as reverse_diffusion
+from scoresde.solvers.exponential_adams import adams as adams
+from scoresde.solvers.extrapolation import deis as deis
+from scoresde.solvers.implicit import ancestral as ancestral
+from scoresde.solvers.implicit import ddim as ddim
+from scoresde.solvers.joining import with_denoising as with_denoising
+from scoresde.solvers.langevin import predictor_corrector as predictor_corrector
+from scoresde.solvers.table import Table as Table
+from scoresde.solvers.table import integrate as integrate
+from scoresde.solvers.table import sample as sample
+from scoresde.solvers.unified import unipc as unipc
+from scoresde.training.loss import denoising_score_matching as denoising_score_matching
+from scoresde.training.loss import log_normal as log_normal
+from scoresde.training.trainer import State as State
+from scoresde.training.trainer import Trainer as Trainer
+from scoresde.training.weights import likelihood_weight as likelihood_weight
+from scoresde.training.weights import noise_weight as noise_weight
 
 __version__ = "0.1.0"
+
+__all__ = [
+    # SDEs
+    "SDE",
+    "VP",
+    "SubVP",
+    "VE",
+    "Cosine",
+    "RectifiedFlow",
+    # scores and exact laws
+    "given",
+    "GaussianMixture",
+    "CorrelatedMixture",
+    "Preconditioner",
+    # grids
+    "uniform_grid",
+    "log_snr_grid",
+    "karras_grid",
+    "angle_grid",
+    "discrete_grid",
+    # solvers and what runs them
+    "Table",
+    "adams",
+    "ancestral",
+    "best_solver",
+    "ddim",
+    "deis",
+    "dpm_solver",
+    "euler_maruyama",
+    "heun",
+    "predictor_corrector",
+    "reverse_diffusion",
+    "unipc",
+    "with_denoising",
+    "sample",
+    "integrate",
+    # the probability flow
+    "Flow",
+    "probability_flow",
+    "encode",
+    "decode",
+    "reverse_sde",
+    # likelihood
+    "Likelihood",
+    "log_likelihood",
+    "table_log_likelihood",
+    "likelihood_bound",
+    "error_budget",
+    "exact_divergence",
+    "hutchinson",
+    "dequantised_log_likelihood",
+    "bits_per_dim",
+    "mean_with_error",
+    # training
+    "State",
+    "Trainer",
+    "denoising_score_matching",
+    "log_normal",
+    "likelihood_weight",
+    "noise_weight",
+    # namespaces
+    "grids",
+    "solvers",
+    "flow",
+    "likelihood",
+    "training",
+    "nn",
+    "precond",
+    "guidance",
+    "inverse",
+    "editing",
+    "evaluation",
+    "checkpoint",
+    "interop",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str) -> object:
+    """Only reached where there is no such name: say which namespace has it."""
+    found = [f"ss.{space}.{name}" for space in __all__ if hasattr(globals()[space], name) and space.islower()]
+    raise AttributeError(f"scoresde has no {name!r}" + (f"; it is {' or '.join(found)}" if found else ""))

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.arrays import example_keys, expand
 from scoresde.score import Score
-from scoresde.sde import SDE, example_keys, expand
+from scoresde.sde import SDE
 
 
 @jax.tree_util.register_pytree_node_class

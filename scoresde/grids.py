@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.sde import SDE, on_host
+from scoresde.arrays import on_host
+from scoresde.sde import SDE
 
 
 def _positive(name: str, n: int) -> int:

@@ -30,8 +30,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.score import check_score, flatten
-from scoresde.sde import SDE, expand
+from scoresde.arrays import expand, flatten
+from scoresde.score import check_score
+from scoresde.sde import SDE
 
 Coefficients = tuple[jax.Array, jax.Array]
 Prediction = Callable[[jax.Array, jax.Array, float], Coefficients]

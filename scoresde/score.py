@@ -7,6 +7,16 @@ What else is known of the examples, an array (B, ...) or a tree of them, joins a
 examples are solved one by one under ``vmap``, x has B = 1 and so have the conditions: each example's row goes with it
 (``each``). For that they must be seen, as leaves of the score's tree: a function of scores that returns
 ``jax.tree_util.Partial(function, score, ...)`` shows them, one that closes over its score hides them.
+
+Tweedie's formula says what a score knows of the data behind a noisy state x_t = alpha x_0 + sigma eps:
+
+    D(x, t) = E[x_0 | x_t = x] = (x + sigma^2 score(x, t)) / alpha
+    Cov[x_0 | x_t = x] = (sigma^2/alpha) dD/dx
+
+Read backwards, a wish about the data is a score: D + change belongs to score + (alpha/sigma^2) change, and where
+nothing changes the score keeps its bits.
+
+References: Efron, "Tweedie's formula and selection bias" (2011).
 """
 
 from collections.abc import Callable
@@ -15,6 +25,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
+
+from scoresde.arrays import expand
+from scoresde.sde import SDE
 
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -84,6 +97,12 @@ def check_score(value: jax.Array, x: jax.Array) -> jax.Array:
     return value
 
 
-def flatten(x: jax.Array) -> jax.Array:
-    """(B, *event) as (B, D), where arithmetic is done: a last axis of 1 or 3 makes it several times slower on CPUs."""
-    return x.reshape(x.shape[0], -1)
+def evaluate(sde: SDE, score: Score, x: jax.Array, t: jax.Array, *cond: object) -> tuple[jax.Array, jax.Array]:
+    """(score, D) at x of shape (B, *event), t a scalar or (B,); both like x."""
+    s = check_score(score(x, t, *cond), x)
+    return s, (x + expand(sde.variance(t), x) * s) / expand(sde.alpha(t), x)
+
+
+def redirected(sde: SDE, s: jax.Array, t: jax.Array, change: jax.Array) -> jax.Array:
+    """The score whose denoised data are those of ``s`` plus ``change``; all (B, *event)."""
+    return s + expand(sde.alpha(t) / sde.variance(t), s) * change

@@ -20,7 +20,6 @@ and appendix B (VE, VP, sub-VP); Nichol and Dhariwal (2021) and Kingma et al. (2
 import abc
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,41 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from scoresde.arrays import example_keys, expand, normal_per_example, on_host
+
 LOG_SNR_START = -2 * math.log(1e-3)
 LOG_SNR_END = -10.0
 LOG_SNR_LIMIT = -70.0  # below it alpha counts as vanished
-SHORTEST = 64  # what on_host lengthens to at least
-
-
-def expand(t: jax.Array, x: jax.Array) -> jax.Array:
-    """Append axes of length one to ``t`` (scalar or (B,)) so that it multiplies ``x`` of shape (B, *event)."""
-    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t
-
-
-def on_host(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Evaluate ``function`` in float64 on the CPU, whatever ``jax_enable_x64`` says; return NumPy arrays.
-
-    Used where tables and grids are built: ``arguments`` are concrete numbers and arrays (n,), never traced, and the
-    function acts element by element. It sees them lengthened to a power of two, at least ``SHORTEST``, so that its
-    operations compile once for numbers and short arrays, and for few lengths in a sweep over numbers of steps.
-    """
-    alone = all(np.ndim(v) == 0 for v in arguments)
-    arguments = tuple(np.atleast_1d(v) for v in arguments) if alone else arguments
-    lengths = {len(v) for v in arguments if np.ndim(v) == 1}
-    n = lengths.pop() if len(lengths) == 1 else 0
-    if n:
-        extra = max(SHORTEST, 1 << (n - 1).bit_length()) - n
-        arguments = tuple(np.pad(v, (0, extra), "edge") if np.ndim(v) == 1 else v for v in arguments)
-    shown = 0 if alone else slice(n or None)
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.default_device(_host_device()):
-        return jax.tree.map(lambda v: np.array(np.array(v)[shown] if np.ndim(v) else v), function(*arguments))
-
-
-def _host_device() -> Any:
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # the process excludes the CPU backend: the default device computes float64 as well
-        return None
 
 
 def _time(t: ArrayLike) -> jax.Array:
@@ -73,11 +42,6 @@ def _time(t: ArrayLike) -> jax.Array:
 def _float32(value: float) -> float:
     """The float32 neighbour of a default: a float32 copy of it can then never leave [t_min, t_max]."""
     return float(np.float32(value))
-
-
-def is_concrete(value: object) -> bool:
-    """Whether ``value`` is a number now, so that it can be checked, rather than a tracer inside ``jit``."""
-    return not isinstance(value, jax.core.Tracer)
 
 
 def _refusal(owner: object, name: str, expected: str, value: object) -> ValueError:
@@ -199,17 +163,6 @@ class SDE(abc.ABC):
         x = x.reshape(x.shape[0], -1)
         variance = self.variance(jnp.asarray(self.t_max, x.dtype))
         return -0.5 * (jnp.sum(x**2, axis=1) / variance + x.shape[1] * jnp.log(2 * jnp.pi * variance))
-
-
-def example_keys(key: jax.Array, batch: int, first: ArrayLike = 0) -> jax.Array:
-    """Keys of the examples first, ..., first + batch - 1: functions of (key, number) alone, whatever the batch."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(batch))
-
-
-def normal_per_example(keys: jax.Array, event_shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-    """Standard normal noise of shape (B, *event), row i drawn from ``keys[i]`` alone."""
-    flat = jax.vmap(lambda key: jax.random.normal(key, (math.prod(event_shape),), dtype))(keys)
-    return flat.reshape(*keys.shape, *event_shape)
 
 
 @jax.jit

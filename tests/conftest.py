@@ -49,10 +49,11 @@ def digits_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened_once():
     """Each opening of a run makes a new network, which compiles anew."""
-    from experiments import edit, evaluate, inverse, opening, sample
+    from experiments import edit, evaluate, inverse, sample
+    from experiments.models import saved
 
     with pytest.MonkeyPatch.context() as patch:
-        cached = functools.cache(opening.open_run)
+        cached = functools.cache(saved.open_run)
         for command in (edit, evaluate, inverse, sample):
             patch.setattr(command, "open_run", cached)
         yield

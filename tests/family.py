@@ -219,3 +219,21 @@ def score_in_numpy(sde, means, stds, weights):
         return np.sum(density * pull, 1) / np.sum(density, 1)
 
     return score
+
+
+def laws():
+    """The mixture's two components, and the mixture."""
+    whole = two_modes()
+    return *(GaussianMixture(whole.means[k : k + 1], whole.stds[k : k + 1], [1.0]) for k in range(2)), whole
+
+
+def exact(sde):
+    """log p_t(c | x) of the two components."""
+    *parts, whole = laws()
+
+    def log_probs(x, t):
+        each = [jax.vmap(lambda x, t, m=m: m.marginal(sde, t).log_prob(x[None])[0]) for m in parts]
+        joint = jnp.stack([log_prob(x, jnp.broadcast_to(t, len(x))) for log_prob in each], 1)
+        return jax.nn.log_softmax(joint + jnp.log(whole.weights)[None], axis=1)
+
+    return log_probs

@@ -3,10 +3,10 @@
 import dataclasses
 import json
 
-from experiments.data import load
-from experiments.flags import Config
-from experiments.setup import build
-from scoresde import checkpoint
+from experiments.data.load import load
+from experiments.models.build import build
+from experiments.models.flags import Config
+from scoresde.checkpoint import folder as checkpoint
 
 
 def save_run(folder, data="digits", **flags):

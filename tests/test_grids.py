@@ -14,27 +14,27 @@ from scoresde import (
     RectifiedFlow,
     ancestral,
     angle_grid,
-    beta_grid,
     ddim,
     deis,
     discrete_grid,
     dpm_solver,
     integrate,
     karras_grid,
-    leading_levels,
-    linspace_levels,
     log_snr_grid,
-    mean_distance,
-    optimise_grid,
-    polyexponential_grid,
-    quadratic_grid,
-    shifted_grid,
-    smooth_grid,
-    trailing_levels,
     uniform_grid,
     unipc,
 )
-from scoresde.grids import check_grid
+from scoresde.grids import (
+    beta_grid,
+    check_grid,
+    leading_levels,
+    linspace_levels,
+    polyexponential_grid,
+    quadratic_grid,
+    shifted_grid,
+    trailing_levels,
+)
+from scoresde.solvers import mean_distance, optimise_grid, smooth_grid
 
 GRIDS = (
     uniform_grid,

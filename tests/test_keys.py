@@ -28,7 +28,7 @@ def test_the_checker_sees_a_key_used_twice():
         jax.random.normal(key)
 
 
-@pytest.mark.parametrize("times", [ss.uniform, ss.stratified, ss.log_normal()])
+@pytest.mark.parametrize("times", [ss.training.uniform, ss.training.stratified, ss.log_normal()])
 def test_loss(times):
     ss.denoising_score_matching(jax.random.key(0), SDE, gaussian().score(SDE), jnp.asarray(X), times=times)
 

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments import fit
-from experiments.data import load
-from experiments.flags import Config
-from experiments.processes import join, main_process
-from experiments.setup import build
-from scoresde.leaves import to_host
+from experiments.data.load import load
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.training import fit
+from experiments.training.processes import join, main_process
+from scoresde.checkpoint.leaves import to_host
 
 SMALL = {"data": "moons", "width": 32, "depth": 2, "batch": 64, "dropout": 0.2}
 

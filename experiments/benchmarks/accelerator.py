@@ -24,9 +24,9 @@ import tyro
 from jax.tree_util import Partial
 
 from experiments.benchmarks.overhead import alternate
-from experiments.data import load
-from experiments.flags import Config
-from experiments.setup import Model, build
+from experiments.data.load import load
+from experiments.models.build import Model, build
+from experiments.models.flags import Config
 
 # Dense bfloat16 operations a second, from the makers' data sheets, by a part of JAX's name of the device.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12, "v5 lite": 197e12, "v4": 275e12}

@@ -68,11 +68,11 @@ def measure(sde: ss.SDE, mixture: ss.GaussianMixture, budgets: tuple[int, ...], 
     exact = ss.integrate(key, score, ss.unipc(sde, ss.log_snr_grid(sde, fine)), x)
 
     def error(table: ss.Table) -> jax.Array:
-        return ss.mean_distance(ss.integrate(key, score, table, x), exact)
+        return ss.solvers.mean_distance(ss.integrate(key, score, table, x), exact)
 
     errors = []
     for n in budgets:
-        tables = [ss.padded(make(sde, n), history=HISTORY) for make in (*TEXTBOOK.values(), *OURS.values())]
+        tables = [ss.solvers.padded(make(sde, n), history=HISTORY) for make in (*TEXTBOOK.values(), *OURS.values())]
         errors.append(jax.vmap(error)(jax.tree.map(lambda *v: np.stack(v), *tables)))
     return np.stack(errors, 1)
 

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from sklearn.datasets import load_digits
 
 import scoresde as ss
-from scoresde.denoising import continuous_path, denoising_error, sampled_difference
+from scoresde.likelihood.denoising import continuous_path, denoising_error, sampled_difference
 from scoresde.score import as_partial
 
 Times = Callable[[ss.SDE, jax.Array], tuple[jax.Array, jax.Array]]

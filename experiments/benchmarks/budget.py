@@ -19,11 +19,12 @@ import numpy as np
 import tyro
 
 import scoresde as ss
-from experiments.data import load
-from experiments.fit import fail, start
-from experiments.flags import Config
-from experiments.likelihoods import TOLERANCE
-from experiments.setup import build
+from experiments.cli.errors import fail
+from experiments.data.load import load
+from experiments.measures.likelihoods import TOLERANCE
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.training.fit import start
 
 
 def main(folder: tyro.conf.Positional[Path], examples: int = 100, probes: int = 8) -> None:

@@ -7,7 +7,7 @@ timed as a program of its own and, since a training step stands inside a compile
 
     lax, channels last         conv_general_dilated, NHWC and HWIO; its derivatives as JAX writes them
     lax, channels first        the same, NCHW and OIHW
-    channels_last              ``scoresde.nn.convolution``: derivatives that keep the layout
+    channels_last              ``scoresde.nn.layers.convolution``: derivatives that keep the layout
     nine products              sum over the shifts of x[shifted] @ w[shift]
     patches                    one product of all shifts side by side (9 times the memory) with w
     torch                      NCHW and channels last, with --peers-python (``torch_convolution.py``)
@@ -30,11 +30,11 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from experiments import commands
 from experiments.benchmarks.networks import INSTALL
 from experiments.benchmarks.one_network import median_ms
-from experiments.files import InputError
-from scoresde.nn.convolution import channels_last
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from scoresde.nn.layers.convolution import channels_last
 
 PEER = Path(__file__).with_name("torch_convolution.py")
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]

@@ -22,14 +22,14 @@ import tyro
 from jax.flatten_util import ravel_pytree
 
 import scoresde as ss
-from experiments.data import load
-from experiments.flags import Config
-from experiments.networks import preset
-from experiments.objective import TIMES, WEIGHTS
-from experiments.setup import build
+from experiments.data.load import load
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.models.networks import preset
+from experiments.models.score_objective import TIMES, WEIGHTS
 
 BATCH, GROUPS = 128, 10
-DRAWS = {"uniform": lambda law, levels: ss.uniform} | TIMES
+DRAWS = {"uniform": lambda law, levels: ss.training.uniform} | TIMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +67,17 @@ def main(flags: Flags) -> None:
     state, _ = model.trainer.run(model.init(), images, steps=flags.steps, batch_size=BATCH)
     law = (preset(data).p_mean + float(np.log(data.sigma_data)), preset(data).p_std)
 
-    def errors(params: Any, key: jax.Array, times: Any) -> ss.Denoising:
+    def errors(params: Any, key: jax.Array, times: Any) -> ss.training.Denoising:
         key_batch, key_noise, key_loss = jax.random.split(key, 3)
         batch = images[jax.random.randint(key_batch, (BATCH,), 0, len(images))]
         x = data.to_model(batch, jax.random.uniform(key_noise, batch.shape))
-        return ss.denoising_errors(key_loss, model.sde, model.score(params), x, times=times)
+        return ss.training.denoising_errors(key_loss, model.sde, model.score(params), x, times=times)
 
-    def measured(weight: Any) -> ss.Levels:
-        start = ss.Levels.start(model.sde, sigma_data=data.sigma_data, decay=1.0)
+    def measured(weight: Any) -> ss.training.Levels:
+        start = ss.training.Levels.start(model.sde, sigma_data=data.sigma_data, decay=1.0)
 
-        def update(levels: ss.Levels, key: jax.Array) -> tuple[ss.Levels, None]:
-            return levels.update(errors(state.params, key, ss.uniform_log_snr), weight), None
+        def update(levels: ss.training.Levels, key: jax.Array) -> tuple[ss.training.Levels, None]:
+            return levels.update(errors(state.params, key, ss.training.uniform_log_snr), weight), None
 
         return jax.jit(lambda k: jax.lax.scan(update, start, k)[0])(jax.random.split(jax.random.key(1), 100))
 

@@ -69,7 +69,7 @@ def measure(
 ) -> dict[str, tuple[float, float, float]]:
     """The errors of every method for one measurement."""
     prior = ss.GaussianMixture(MEANS, STDS, WEIGHTS)
-    score, operator, grid = prior.score(sde), ss.operators.matrix(matrix), ss.log_snr_grid(sde, steps)
+    score, operator, grid = prior.score(sde), ss.inverse.operators.matrix(matrix), ss.log_snr_grid(sde, steps)
     noise = np.random.default_rng(1).normal(size=2)
     y = jnp.asarray(matrix @ np.array([0.4, 0.3, 0.2, -0.1]) + sigma_y * noise, float)
     posterior = prior.posterior(matrix, y, sigma_y)

@@ -29,7 +29,7 @@ import tyro
 from scipy.integrate import solve_ivp
 
 import scoresde as ss
-from scoresde.flow import FIRST_STEP, angle, radius, velocity
+from scoresde.flow.probability import FIRST_STEP, angle, radius, velocity
 
 PAGE = Path(__file__).with_suffix(".md")
 TOLERANCE = 1e-5

@@ -19,10 +19,10 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import commands
 from experiments.benchmarks.one_network import NETWORKS
-from experiments.files import InputError
-from experiments.flags import DTYPES
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from experiments.models.flags import DTYPES
 
 PEERS = Path(__file__).with_name("diffusers_peers.py")
 INSTALL = "python -m venv ENV && ENV/bin/pip install torch diffusers, then --peers-python ENV/bin/python"

@@ -22,7 +22,7 @@ import optax
 import tyro
 
 import scoresde as ss
-from experiments.flags import DTYPES
+from experiments.models.flags import DTYPES
 
 WARM_UP, LEARNING_RATE = 2, 1e-4
 NETWORKS: dict[str, tuple[Callable[..., Any], tuple[int, ...], int]] = {

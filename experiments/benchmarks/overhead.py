@@ -18,9 +18,9 @@ import numpy as np
 import tyro
 
 import scoresde as ss
-from experiments.data import load
-from experiments.flags import Config
-from experiments.setup import build
+from experiments.data.load import load
+from experiments.models.build import build
+from experiments.models.flags import Config
 
 
 def alternate(candidates: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:

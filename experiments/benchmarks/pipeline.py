@@ -5,8 +5,8 @@
 
 Without `--data`, 32x32 colour images of noise in a .npy file stand for data larger than memory. First the stream alone
 is timed beside plain NumPy indexing of the same examples in memory; then compiled calls of k steps take turns on a
-batch that stays on the device and on what `experiments.stream` brings. A ratio above 1.03 means that steps wait for
-data; on a CPU it also holds what reading takes from the cores that train.
+batch that stays on the device and on what `experiments.data.stream` brings. A ratio above 1.03 means that steps wait
+for data; on a CPU it also holds what reading takes from the cores that train.
 """
 
 import contextlib
@@ -22,10 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.data import Data, Options, load
-from experiments.flags import Config
-from experiments.setup import build
-from experiments.stream import batches, positions
+from experiments.data.arrays import Options
+from experiments.data.dataset import Data
+from experiments.data.load import load
+from experiments.data.stream import batches, positions
+from experiments.models.build import build
+from experiments.models.flags import Config
 
 
 @contextlib.contextmanager

@@ -76,10 +76,12 @@ def main(
         exact, target = run(reference, x), run(reference, other)
 
         def error(table: ss.Table) -> float:
-            return float(ss.mean_distance(run(table, x), exact))
+            return float(ss.solvers.mean_distance(run(table, x), exact))
 
         def optimised(solver: Callable[..., ss.Table], base: Callable[[ss.SDE, int], np.ndarray], n: int) -> ss.Table:
-            found = ss.optimise_grid(sde, score, solver, n, other, reference=target, base=base, evaluations=searches)
+            found = ss.solvers.optimise_grid(
+                sde, score, solver, n, other, reference=target, base=base, evaluations=searches
+            )
             return solver(sde, found.grid)
 
         row(QUOTED, [ELSEWHERE.get(n, np.nan) for n in budgets])

@@ -53,16 +53,16 @@ FLOW: tuple[tuple[str, Solver, int, int], ...] = (
     ("dpm_solver 2 (2M)", partial(ss.dpm_solver, order=2), 1, 2),
     ("dpm_solver 3 (3M)", partial(ss.dpm_solver, order=3), 1, 3),
     ("dpm_solver 2, noise", partial(ss.dpm_solver, order=2, noise_prediction=True), 1, 2),
-    ("dpm_solver_single 2 (2S)", partial(ss.dpm_solver_single, order=2), 2, 2),
-    ("dpm_solver_single 3 (3S)", partial(ss.dpm_solver_single, order=3), 3, 3),
-    ("dpm_solver_single 2, noise", partial(ss.dpm_solver_single, order=2, noise_prediction=True), 2, 2),
-    ("dpm_solver_single 3, noise", partial(ss.dpm_solver_single, order=3, noise_prediction=True), 3, 3),
+    ("dpm_solver_single 2 (2S)", partial(ss.solvers.dpm_solver_single, order=2), 2, 2),
+    ("dpm_solver_single 3 (3S)", partial(ss.solvers.dpm_solver_single, order=3), 3, 3),
+    ("dpm_solver_single 2, noise", partial(ss.solvers.dpm_solver_single, order=2, noise_prediction=True), 2, 2),
+    ("dpm_solver_single 3, noise", partial(ss.solvers.dpm_solver_single, order=3, noise_prediction=True), 3, 3),
     *((f"deis {p}", partial(ss.deis, order=p), 1, p) for p in (2, 3, 4)),
-    *((f"lms {p}", partial(ss.lms, order=p), 1, p) for p in (2, 3, 4)),
-    *((f"ipndm {p}", partial(ss.ipndm, order=p), 1, 2) for p in (2, 3, 4)),
+    *((f"lms {p}", partial(ss.solvers.lms, order=p), 1, p) for p in (2, 3, 4)),
+    *((f"ipndm {p}", partial(ss.solvers.ipndm, order=p), 1, 2) for p in (2, 3, 4)),
     *((f"unipc {p}", partial(ss.unipc, order=p), 1, p + 1) for p in (1, 2, 3, 4)),
-    *((f"unipc {p}, bh1", partial(ss.unipc, order=p, B=ss.bh1), 1, p + 1) for p in (1, 2)),
-    *((f"unipc {p}, bh2", partial(ss.unipc, order=p, B=ss.bh2), 1, p + 1) for p in (1, 2)),
+    *((f"unipc {p}, bh1", partial(ss.unipc, order=p, B=ss.solvers.bh1), 1, p + 1) for p in (1, 2)),
+    *((f"unipc {p}, bh2", partial(ss.unipc, order=p, B=ss.solvers.bh2), 1, p + 1) for p in (1, 2)),
     *((f"adams {p}", partial(ss.adams, order=p), 1, p + 1) for p in (2, 3, 4)),
     ("unipc 3, no corrector", partial(ss.unipc, order=3, corrector=False), 1, 3),
 )
@@ -74,19 +74,19 @@ STOCHASTIC: tuple[tuple[str, Solver, int, int], ...] = (
     ("heun, churn = 1", partial(ss.heun, churn=1.0), 2, 2),
     ("dpm_solver 2, eta = 1 (2M SDE)", partial(ss.dpm_solver, order=2, eta=1.0), 1, 2),
     ("dpm_solver 3, eta = 1", partial(ss.dpm_solver, order=3, eta=1.0), 1, 2),
-    ("sa_solver 3, tau = 1", ss.sa_solver, 1, 2),
-    ("sa_solver 3, tau = 0.5", partial(ss.sa_solver, tau=0.5), 1, 2),
-    ("seeds 1", partial(ss.seeds, order=1), 1, 1),
-    ("seeds 2", ss.seeds, 2, 2),
-    ("seeds 2, data", partial(ss.seeds, noise_prediction=False), 2, 2),
-    ("ancestral_split of ddim", partial(ss.ancestral_split, solver=ss.ddim), 1, 1),
-    ("ancestral_split of 2S", ss.ancestral_split, 2, 2),
+    ("sa_solver 3, tau = 1", ss.solvers.sa_solver, 1, 2),
+    ("sa_solver 3, tau = 0.5", partial(ss.solvers.sa_solver, tau=0.5), 1, 2),
+    ("seeds 1", partial(ss.solvers.seeds, order=1), 1, 1),
+    ("seeds 2", ss.solvers.seeds, 2, 2),
+    ("seeds 2, data", partial(ss.solvers.seeds, noise_prediction=False), 2, 2),
+    ("ancestral_split of ddim", partial(ss.solvers.ancestral_split, solver=ss.ddim), 1, 1),
+    ("ancestral_split of 2S", ss.solvers.ancestral_split, 2, 2),
 )
 
 
 def flow_error(sde: ss.SDE, score: Callable, x: jax.Array, exact: jax.Array, table: ss.Table) -> float:
     """Mean distance of the table's end points from the exact ones; histories of one length compile once."""
-    got = ss.integrate(jax.random.key(0), score, ss.padded(table, history=5), x)
+    got = ss.integrate(jax.random.key(0), score, ss.solvers.padded(table, history=5), x)
     return float(jnp.mean(jnp.linalg.norm(got - exact, axis=1)))
 
 

@@ -36,13 +36,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import scoresde as ss
-from experiments import commands, likelihoods, machine
-from experiments.batches import Work
-from experiments.data import TABLES, Data, InputError, load
-from experiments.fit import STEPS_PER_CALL, check_folder, fit, start
-from experiments.flags import Config
-from experiments.setup import build
-from scoresde.leaves import to_numpy
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError
+from experiments.data.dataset import Data
+from experiments.data.load import TABLES, load
+from experiments.measures import likelihoods
+from experiments.measures.jobs import Work
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.training.fit import STEPS_PER_CALL, check_folder, fit, start
+from scoresde.checkpoint.leaves import to_numpy
 
 FLOW = Path(__file__).with_name("spline_flow.py")
 INSTALL = "python -m venv ENV && ENV/bin/pip install flowjax, then --flow-python ENV/bin/python"

@@ -35,7 +35,9 @@ from matplotlib.ticker import LogFormatter
 from scipy import stats
 
 import scoresde as ss
-from experiments.notebooks.style import BLUE, GREEN, ORANGE, use
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.notebooks.style import GREEN, use
 
 use()
 started = time.monotonic()
@@ -117,10 +119,10 @@ def train(sde, prediction, weight, key, params):
     def loss(params, key, batch):
         chosen = lambda sde, t: jnp.stack([w(sde, t) for w in weights(sde).values()])[weight]  # noqa: E731
         score = partial(cell_score, sde, params, prediction)
-        return ss.denoising_score_matching(key, sde, score, batch, weight=chosen, times=ss.uniform_log_snr)
+        return ss.denoising_score_matching(key, sde, score, batch, weight=chosen, times=ss.training.uniform_log_snr)
 
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 20, steps))
-    trainer = ss.Trainer(loss, optimizer, averages=(ss.warmed(0.99),), clip=float("inf"))
+    trainer = ss.Trainer(loss, optimizer, averages=(ss.training.warmed(0.99),), clip=float("inf"))
     state, _ = trainer.run(trainer.init(key, params), x, steps=steps, batch_size=128)
     return state.ema
 

@@ -32,10 +32,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import scoresde as ss
-from experiments import data as datasets
-from experiments.flags import Config
-from experiments.notebooks.style import BLUE, COLOURS, GREEN, GREY, INK, ORANGE, use
-from experiments.setup import build
+from experiments.data import load
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.notebooks.style import COLOURS, GREEN, GREY, use
 
 use()
 started = time.monotonic()
@@ -78,10 +81,10 @@ plt.show()
 #
 # * **surprise**, $-\log p(x)$;
 # * **typicality**, $\lvert -\log p(x) - H\rvert$ with the entropy $H$: too probable is as strange as too improbable
-#   (Nalisnick et al. 2019), `ss.typicality_test`;
+#   (Nalisnick et al. 2019), `ss.evaluation.typicality_test`;
 # * **score norms**, $\lVert\sigma_t\nabla\log p_t(\alpha_t x)\rVert$ at several noise levels, and how far their
-#   logarithms are from those of samples, in units of their covariance (Mahmood et al. 2021), `ss.score_norms` and
-#   `ss.mahalanobis`.
+#   logarithms are from those of samples, in units of their covariance (Mahmood et al. 2021),
+#   `ss.evaluation.score_norms` and `ss.evaluation.mahalanobis`.
 #
 # The p-value below is the share of exact samples that are at least as strange: 0.001 is a clear alarm, 0.5 is none.
 
@@ -103,10 +106,10 @@ for name, stds in LAWS.items():
     x = np.asarray(law.sample(jax.random.key(10), 2000))
     here = [point for which, point in POINTS.values() if which == name]
     log_prob = np.asarray(law.log_prob(np.concatenate([x, here])))
-    norms = np.log(ss.score_norms(ve, law.score(ve), np.concatenate([x, here]), levels))
+    norms = np.log(ss.evaluation.score_norms(ve, law.score(ve), np.concatenate([x, here]), levels))
     entropy = -np.mean(log_prob[: len(x)])
     strange = {"surprise": -log_prob, "typicality": np.abs(-log_prob - entropy)}
-    strange["score norms"] = ss.mahalanobis(norms[: len(x)], norms)
+    strange["score norms"] = ss.evaluation.mahalanobis(norms[: len(x)], norms)
     p = {k: np.mean(v[None, : len(x)] >= v[len(x) :, None], axis=1) for k, v in strange.items()}
     for row, point in enumerate(point for point, (which, _) in POINTS.items() if which == name):
         p_values[point] = {k: float(v[row]) for k, v in p.items()}
@@ -127,7 +130,7 @@ for point, p in p_values.items():
 # norms of the score); the other half is to be told from images of other kinds.
 
 # %%
-digits = datasets.load("digits")
+digits = load.load("digits")
 steps, width = (3000, 256) if full else (200, 128)
 
 
@@ -191,16 +194,20 @@ images = np.concatenate([usual, normal, *OTHERS.values()])
 parts = np.cumsum([n, n, *(len(x) for x in OTHERS.values())])[:-1]
 log_prob = np.split(log_probs(digits_model, digits_score, digits, images, 2), parts)
 times = ss.log_snr_grid(digits_model.sde, 11)[1:-1]  # ten levels between noise and data
-norms = np.split(np.log(ss.score_norms(digits_model.sde, digits_score, digits.to_model(images), times)), parts)
+norms = np.split(
+    np.log(ss.evaluation.score_norms(digits_model.sde, digits_score, digits.to_model(images), times)), parts
+)
 nearest = NearestNeighbors(n_neighbors=1).fit(np.asarray(digits.train, float).reshape(-1, 64))
 neighbour = np.split(nearest.kneighbors(images.reshape(-1, 64).astype(float))[0][:, 0], parts)
 print(f"{len(images)} likelihoods, norms and nearest neighbours in {time.monotonic() - clock:.0f} s")
 
-tested = [ss.typicality_test(jax.random.key(12), log_prob[0], lp[:, None], alpha=0.05) for lp in log_prob[1:]]
+tested = [
+    ss.evaluation.typicality_test(jax.random.key(12), log_prob[0], lp[:, None], alpha=0.05) for lp in log_prob[1:]
+]
 STATISTICS = {  # of the normal digits, then of each other kind
     "surprise": [-lp for lp in log_prob[1:]],
     "typicality": [test.statistic for test in tested],
-    "score norms": [ss.mahalanobis(norms[0], each) for each in norms[1:]],
+    "score norms": [ss.evaluation.mahalanobis(norms[0], each) for each in norms[1:]],
     "nearest neighbour": neighbour[1:],  # distance to the nearest training image: no model at all
 }
 
@@ -279,7 +286,7 @@ plt.show()
 with tempfile.TemporaryDirectory() as folder:
     path, below = Path(folder) / "temple.npz", patches(china[200:])
     np.savez(path, train=below[:1760], test=below[1760:])
-    temple = datasets.load(f"npz:{path}")
+    temple = load.load(f"npz:{path}")
     config = Config(data=f"npz:{path}", network="mlp", steps=steps, width=width, batch=128)
     temple_model, temple_score = trained(temple, config)
 
@@ -300,7 +307,7 @@ for name, bits in photograph_bits.items():
     print(f"{name:18}{mean:7.3f} ± {error:.3f} bits/dim")
 
 typical = {
-    name: ss.typicality_test(jax.random.key(13), found["reference"], found[name][:, None]).statistic
+    name: ss.evaluation.typicality_test(jax.random.key(13), found["reference"], found[name][:, None]).statistic
     for name in ("the temple", "the flower")
 }
 photograph_areas = {
@@ -309,7 +316,7 @@ photograph_areas = {
 }
 size = 10  # patches that are known to come from one photograph
 together = {
-    name: ss.typicality_test(
+    name: ss.evaluation.typicality_test(
         jax.random.key(14), found["reference"], found[name][: m // size * size].reshape(-1, size), alpha=0.05
     ).atypical.mean()
     for name in ("the temple", "the flower")

@@ -29,7 +29,10 @@ from jax.scipy.special import logsumexp
 from matplotlib.colors import PowerNorm
 
 import scoresde as ss
-from experiments.notebooks.style import BLUE, GREEN, GREY, INK, ORANGE, use
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.notebooks.style import GREEN, GREY, use
 
 use()
 started = time.monotonic()
@@ -221,8 +224,8 @@ print("computable  {:.3f} ± {:.3f}".format(*identity[0]))
 print("= wanted    {:.3f} ± {:.3f}".format(*identity[1]) + "  + constant  {:.3f} ± {:.3f}".format(*identity[2]))
 print(f"difference of the two sides: {gap:.4f} ± {gap_error:.4f}")
 
-batch = ss.noised(jax.random.key(3), sde, x_0)  # the library's draw of x_t, ε and t
-theirs = 2 * ss.errors_of(sde, mixture.score(sde), batch).error  # its errors are per dimension
+batch = ss.training.noised(jax.random.key(3), sde, x_0)  # the library's draw of x_t, ε and t
+theirs = 2 * ss.training.errors_of(sde, mixture.score(sde), batch).error  # its errors are per dimension
 ours = jnp.sum((sigma(batch.t)[:, None] * true_score(batch.x_t, batch.t) + batch.noise) ** 2, axis=1)
 loss_difference = float(jnp.max(jnp.abs(ours - theirs) / (1 + theirs)))
 print(f"denoising error, largest relative difference from the library's {loss_difference:.1e}")
@@ -374,7 +377,7 @@ print(f"end points of the flow: median distance from the library's {flow_differe
 samples = {"data": fresh[:count], "reverse SDE": way_back[-1], "probability flow": ours}
 keys = jax.random.split(jax.random.key(10))
 distances = {
-    name: float(ss.metrics.sliced_wasserstein(keys[0], x, mixture.sample(keys[1], count)))
+    name: float(ss.evaluation.sliced_wasserstein(keys[0], x, mixture.sample(keys[1], count)))
     for name, x in samples.items()
 }
 figure, panels = plt.subplots(1, 5, figsize=(15, 3.4), width_ratios=(1.25, 1.25, 1, 1, 1), layout="constrained")

@@ -34,12 +34,15 @@ import numpy as np
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments import data as datasets
-from experiments import measurements
 from experiments.benchmarks.inverse import errors
-from experiments.flags import Config
-from experiments.notebooks.style import BLUE, GREY, INK, ORANGE, use
-from experiments.setup import build
+from experiments.data import load
+from experiments.editing import restoration
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.notebooks.style import GREY, use
 
 use()
 started = time.monotonic()
@@ -58,7 +61,7 @@ angles = 2 * np.pi * np.arange(8) / 8
 means = np.stack([np.cos(angles), np.sin(angles)], axis=1)
 ring = ss.GaussianMixture(means, np.full(8, 0.12), np.tile([1.0, 2.0], 4))  # p(x_0)
 matrix = np.array([[1.0, 0.4]])  # A
-operator, sigma_y = ss.operators.matrix(matrix), 0.2  # y = A x_0 + 0.2 n
+operator, sigma_y = ss.inverse.operators.matrix(matrix), 0.2  # y = A x_0 + 0.2 n
 y = jnp.array([0.5])
 posterior = ring.posterior(matrix, y, sigma_y)  # p(x_0 | y), exact
 
@@ -160,7 +163,7 @@ def exact_draws(key, y):
 def distance(x):
     """Sliced Wasserstein distance of draws to exact ones, mean and standard error over five parts."""
     parts = zip(np.split(x[: many // 5 * 5], 5), np.split(fresh[: many // 5 * 5], 5), strict=True)
-    return ss.mean_with_error(np.array([float(ss.metrics.sliced_wasserstein(key_slices, *part)) for part in parts]))
+    return ss.mean_with_error(np.array([float(ss.evaluation.sliced_wasserstein(key_slices, *part)) for part in parts]))
 
 
 clock, judged, ranks = time.monotonic(), {}, {}
@@ -216,7 +219,7 @@ plt.show()
 # and the means of 2×2 blocks.
 
 # %%
-digits = datasets.load("digits")
+digits = load.load("digits")
 steps = 3000 if full else 200
 config = Config(steps=steps, width=256 if full else 128).resolve(digits)
 model = build(config, digits)
@@ -231,7 +234,7 @@ count, each, noise = (40, 12, 0.05) if full else (12, 8, 0.05)
 clean = digits.to_model(digits.held_out[:count])  # each grey level in the middle of its bin
 keep = np.ones((8, 8, 1), bool)
 keep[2:6, 2:6] = False
-OPERATORS = {"in-painting": ss.operators.mask(keep), "super-resolution": ss.operators.downsample(2)}
+OPERATORS = {"in-painting": ss.inverse.operators.mask(keep), "super-resolution": ss.inverse.operators.downsample(2)}
 METHODS = {
     "mmps": ss.inverse.mmps,
     "pigdm": partial(ss.inverse.pigdm, sigma_data=digits.sigma_data),
@@ -247,7 +250,7 @@ def problem_of(name):
     y = OPERATORS[name](clean)
     live = np.asarray(OPERATORS[name](jnp.ones_like(clean))) != 0  # a mask leaves zeros
     y = y + jnp.where(live, noise * jax.random.normal(jax.random.key(4), y.shape), 0)
-    return measurements.Problem(Partial(OPERATORS[name]), np.asarray(y), live, np.arange(count))
+    return restoration.Problem(Partial(OPERATORS[name]), np.asarray(y), live, np.arange(count))
 
 
 def restored(problem, method):
@@ -264,7 +267,7 @@ for task in OPERATORS:
     for name, method in methods.items():
         x = restored(problems_of[task], method)
         pictures[task, name] = x
-        compared[task, name] = measurements.compared(digits, problems_of[task], x, digits.held_out[:count], noise)
+        compared[task, name] = restoration.compared(digits, problems_of[task], x, digits.held_out[:count], noise)
 print(f"{count * each} draws for each of {len(compared)} rows in {time.monotonic() - clock:.0f} s\n")
 print(f"{'':29}{'residual':>9}{'before':>8}{'error of mean':>15}{'of one draw':>13}{'calibration':>13}")
 for (task, name), row in compared.items():

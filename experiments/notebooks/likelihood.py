@@ -28,7 +28,10 @@ import numpy as np
 from scipy import stats
 
 import scoresde as ss
-from experiments.notebooks.style import BLUE, GREEN, GREY, INK, ORANGE, use
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.notebooks.style import GREEN, GREY, use
 
 use()
 started = time.monotonic()
@@ -79,7 +82,7 @@ ESTIMATORS = {  # name: (divergence, columns of the Jacobian per evaluation, col
     "Hutchinson, 1 probe": (ss.hutchinson(1), 1, GREY),
     "Hutchinson, 4 probes": (ss.hutchinson(4), 4, BLUE),
     "Hutchinson, 16 probes": (ss.hutchinson(16), 16, GREEN),
-    "Hutch++, sketch 6, 4 probes": (ss.hutch_pp(6, 4), 16, ORANGE),
+    "Hutch++, sketch 6, 4 probes": (ss.likelihood.hutch_pp(6, 4), 16, ORANGE),
 }
 results, coverage = {}, {}
 print(f"{'':28}{'columns':>8}{'rms error':>11}{'mean bar':>10}{'coverage of 95 %':>20}")

@@ -31,8 +31,11 @@ import optax
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments import data as datasets
-from experiments.notebooks.style import BLUE, GREEN, GREY, INK, ORANGE, use
+from experiments.data import load
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.notebooks.style import GREEN, GREY, use
 from scoresde.solvers.table import Nodes, single_step
 
 use()
@@ -44,7 +47,7 @@ started = time.monotonic()
 # scikit-learn's 8×8 digits. VE runs from $\sigma=0.01$ to 50, which is wider than the data by far, as in the paper.
 
 # %%
-digits = datasets.load("digits")
+digits = load.load("digits")
 SDES = {"VE": ss.VE(sigma_min=0.01, sigma_max=50.0), "VP": ss.VP()}
 network = ss.nn.ResidualMLP(digits.event_shape, width=256, depth=3, dropout=0.2, key=jax.random.key(0))
 apply, params = ss.nn.functional(network)
@@ -63,7 +66,7 @@ def loss(params, key, batch):
 
 steps = 3000 if full else 300
 schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 20, steps)
-trainer = ss.Trainer(loss, optax.adamw(schedule, b2=0.99, weight_decay=1e-2), averages=(ss.warmed(0.998),))
+trainer = ss.Trainer(loss, optax.adamw(schedule, b2=0.99, weight_decay=1e-2), averages=(ss.training.warmed(0.998),))
 clock = time.monotonic()
 state, metrics = jax.block_until_ready(
     trainer.run(trainer.init(jax.random.key(1), params), jnp.asarray(digits.train), steps=steps, batch_size=128)
@@ -143,11 +146,11 @@ real = dequantised(jax.random.key(2), digits.train)
 def distance(score, table):
     """1000 MMD² from the training images, for every seed."""
     draws = (ss.sample(jax.random.key(100 + seed), score, table, shape) for seed in range(seeds))
-    return 1000 * np.array([float(ss.metrics.mmd(y, real)) for y in draws])
+    return 1000 * np.array([float(ss.evaluation.mmd(y, real)) for y in draws])
 
 
 clock = time.monotonic()
-held_out = 1000 * float(ss.metrics.mmd(dequantised(jax.random.key(3), digits.held_out), real))
+held_out = 1000 * float(ss.evaluation.mmd(dequantised(jax.random.key(3), digits.held_out), real))
 result = {}
 for name, sde in SDES.items():
     for predictor_name, predictor in PREDICTORS.items():

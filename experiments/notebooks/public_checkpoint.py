@@ -44,8 +44,10 @@ import numpy as np
 import optax
 
 import scoresde as ss
-from experiments import data as datasets
-from experiments.notebooks.style import BLUE, GREY, ORANGE, use
+from experiments.data import load
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.notebooks.style import GREY, use
 
 use()
 started = time.monotonic()
@@ -95,7 +97,7 @@ def trained(folder, data, steps, channels):
         return ss.denoising_score_matching(key_loss, chain, score, x)
 
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 50, steps), b2=0.99)
-    trainer = ss.Trainer(loss, optimizer, averages=(ss.warmed(0.995),))
+    trainer = ss.Trainer(loss, optimizer, averages=(ss.training.warmed(0.995),))
     state, metrics = trainer.run(
         trainer.init(jax.random.key(1), params), jnp.asarray(data.train, jnp.float32), steps=steps, batch_size=32
     )
@@ -108,7 +110,7 @@ def trained(folder, data, steps, channels):
 
 clock, folder, made, round_trip = time.monotonic(), downloaded(), None, None
 published = folder is not None
-data = datasets.load("cifar10" if published else "digits")
+data = load.load("cifar10" if published else "digits")
 if folder is None:
     folder = Path(home.name) / "ddpm-digits"
     made = trained(folder, data, *((2000, 32) if full else (150, 16)))
@@ -178,9 +180,9 @@ samples = np.clip(np.rint((np.asarray(x) - low) / width), 0, last)
 print(f"{count} samples, {table.num_evals} evaluations each, {time.monotonic() - clock:.1f} s")
 key_metric, real, other = jax.random.key(4), data.held_out[:count] / last, train[:count] / last
 distance = float(
-    ss.metrics.sliced_wasserstein(key_metric, jnp.asarray(samples / last, float), jnp.asarray(real, float))
+    ss.evaluation.sliced_wasserstein(key_metric, jnp.asarray(samples / last, float), jnp.asarray(real, float))
 )
-floor = float(ss.metrics.sliced_wasserstein(key_metric, jnp.asarray(other, float), jnp.asarray(real, float)))
+floor = float(ss.evaluation.sliced_wasserstein(key_metric, jnp.asarray(other, float), jnp.asarray(real, float)))
 print(f"sliced Wasserstein to {count} real images {distance:.4f}, where as many other real ones have {floor:.4f}")
 
 
@@ -230,7 +232,7 @@ grid_error = float(np.mean(flow.error) * per_nat)
 
 rho = np.asarray(sde.sigma(times) / sde.alpha(times))
 steps = times[::-1][rho[::-1] >= width / 2]  # the chain's own steps, down to half a level: nothing is known below
-bound = ss.discrete_bound(
+bound = ss.likelihood.discrete_bound(
     jax.random.key(7), sde, found.score, images, bin_width=width, shift=shift, num_levels=last + 1,
     grid=steps, draws=16 if full else 8, repeats=4, sigma_data=sigma_data,
 )  # fmt: skip

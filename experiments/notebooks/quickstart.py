@@ -30,8 +30,11 @@ import optax
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments import data as datasets
-from experiments.notebooks.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, use
+from experiments.data import load
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.notebooks.style import GREEN, GREY, PURPLE, SKY, use
 
 use()
 started = time.monotonic()
@@ -95,7 +98,7 @@ tables = {
 }
 fresh, again = (ring.sample(key, 2000) for key in jax.random.split(jax.random.key(2)))  # two sets of exact samples
 key_sample, key_metric = jax.random.split(jax.random.key(3))
-noise_floor = ss.metrics.sliced_wasserstein(key_metric, again, fresh)  # (E_θ ∫|F⁻¹ - G⁻¹|² dq)^½
+noise_floor = ss.evaluation.sliced_wasserstein(key_metric, again, fresh)  # (E_θ ∫|F⁻¹ - G⁻¹|² dq)^½
 paths = {  # x_T ~ N(0, σ_T² I), then the table; every state on the way, (51, 2000, 2)
     name: np.asarray(ss.sample(key_sample, exact_score, table, (2000, 2), trajectory=True))
     for name, table in tables.items()
@@ -109,7 +112,7 @@ law = jax.jit(jax.vmap(lambda t: jnp.exp(first_axis.marginal(sde, t).log_prob(co
 
 figure, panels = plt.subplots(1, 4, figsize=(13.5, 3.4), width_ratios=(1.5, 1, 1.5, 1), layout="constrained")
 for (way, end), colour, (name, path) in zip(panels.reshape(2, 2), (BLUE, GREEN), paths.items(), strict=True):
-    distance = ss.metrics.sliced_wasserstein(key_metric, path[-1], fresh)
+    distance = ss.evaluation.sliced_wasserstein(key_metric, path[-1], fresh)
     way.pcolormesh(log_snr, height, law, cmap="Greys", vmax=1.6, shading="gouraud", rasterized=True)
     way.plot(log_snr, path[:, :12, 0], color=colour, lw=0.9, alpha=0.8)
     way.set(xlabel="log-SNR, from noise to data", ylabel="$x_1$", ylim=(-2.6, 2.6), title=f"{name}: twelve paths")
@@ -145,7 +148,9 @@ def ring_loss(params, key, batch):
 
 steps = 4000 if full else 400
 schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 20, steps)
-trainer = ss.Trainer(ring_loss, optax.adam(schedule), averages=(ss.warmed(0.995),))  # ema <- d ema + (1 - d) params
+trainer = ss.Trainer(
+    ring_loss, optax.adam(schedule), averages=(ss.training.warmed(0.995),)
+)  # ema <- d ema + (1 - d) params
 state = trainer.init(jax.random.key(5), params)
 clock = time.monotonic()
 state, history = jax.block_until_ready(trainer.run(state, x, steps=steps, batch_size=256))  # one compiled call
@@ -181,7 +186,7 @@ print(f"{jnp.mean(result.num_evals):.0f} evaluations a point, {time.monotonic() 
 
 # %%
 model_samples = ss.sample(key_sample, model_score, tables["DDIM"], (2000, 2))
-model_distance = ss.metrics.sliced_wasserstein(key_metric, model_samples, fresh)
+model_distance = ss.evaluation.sliced_wasserstein(key_metric, model_samples, fresh)
 
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
 smooth = np.asarray(history["loss"], np.float64).reshape(-1, 40).mean(axis=1)
@@ -206,7 +211,7 @@ plt.show()
 # units of the model; a fresh $u$ is drawn at every step.
 
 # %%
-digits = datasets.load("digits")
+digits = load.load("digits")
 print(digits.describe())
 
 digits_precond = ss.Preconditioner(sde, digits.sigma_data)
@@ -227,7 +232,9 @@ def digits_loss(params, key, batch):
 
 steps = 3000 if full else 150
 schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 20, steps)
-trainer = ss.Trainer(digits_loss, optax.adamw(schedule, b2=0.99, weight_decay=1e-2), averages=(ss.warmed(0.998),))
+trainer = ss.Trainer(
+    digits_loss, optax.adamw(schedule, b2=0.99, weight_decay=1e-2), averages=(ss.training.warmed(0.998),)
+)
 digits_state = trainer.init(jax.random.key(9), digits_params)
 clock = time.monotonic()
 digits_state, metrics = jax.block_until_ready(
@@ -324,7 +331,7 @@ def distance_to_truth(seed, draw):
     """Sliced Wasserstein distance between ``draw(key)`` and fresh exact samples, all randomness from ``seed``."""
     key_draw, key_fresh, key_slices = jax.random.split(jax.random.key(100 + seed), 3)
     truth = ring.sample(key_fresh, samples)
-    return float(ss.metrics.sliced_wasserstein(key_slices, draw(key_draw), truth, projections=64))
+    return float(ss.evaluation.sliced_wasserstein(key_slices, draw(key_draw), truth, projections=64))
 
 
 clock = time.monotonic()

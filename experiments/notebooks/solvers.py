@@ -28,7 +28,10 @@ import numpy as np
 
 import scoresde as ss
 from experiments.benchmarks.solvers import flow_error, law_error
-from experiments.notebooks.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, use
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.notebooks.style import GREEN, GREY, SKY, use
 
 use()
 jax.config.update("jax_enable_x64", True)
@@ -66,11 +69,11 @@ FLOW = {  # name: (solver, evaluations a step, stated order, colour, line)
     "Heun, midpoint": (partial(ss.heun, alpha=0.5), 2, 2, BLUE, "--"),
     "Heun, EDM's": (ss.heun, 2, 2, BLUE, ":"),
     "DPM-Solver++ 2M": (partial(ss.dpm_solver, order=2), 1, 2, BLUE, "-"),
-    "iPNDM 4": (partial(ss.ipndm, order=4), 1, 2, BLUE, "-."),
-    "DPM-Solver++ 3S": (partial(ss.dpm_solver_single, order=3), 3, 3, GREEN, "--"),
+    "iPNDM 4": (partial(ss.solvers.ipndm, order=4), 1, 2, BLUE, "-."),
+    "DPM-Solver++ 3S": (partial(ss.solvers.dpm_solver_single, order=3), 3, 3, GREEN, "--"),
     "DPM-Solver++ 3M": (partial(ss.dpm_solver, order=3), 1, 3, GREEN, "-"),
     "DEIS 3": (partial(ss.deis, order=3), 1, 3, GREEN, ":"),
-    "LMS 4": (partial(ss.lms, order=4), 1, 4, ORANGE, ":"),
+    "LMS 4": (partial(ss.solvers.lms, order=4), 1, 4, ORANGE, ":"),
     "UniPC 2": (partial(ss.unipc, order=2), 1, 3, GREEN, "-."),
     "UniPC 3": (partial(ss.unipc, order=3), 1, 4, ORANGE, "-"),
     "Adams 3": (partial(ss.adams, order=3), 1, 4, ORANGE, "--"),
@@ -140,7 +143,7 @@ plt.show()
 # %%
 GRIDS = {
     "uniform in t": (ss.uniform_grid, GREY),
-    "quadratic in t": (ss.quadratic_grid, SKY),
+    "quadratic in t": (ss.grids.quadratic_grid, SKY),
     "Karras, ρ = 7": (ss.karras_grid, GREEN),
     "log-SNR": (ss.log_snr_grid, BLUE),
     "angle": (ss.angle_grid, ORANGE),
@@ -175,8 +178,8 @@ STOCHASTIC = {  # name: (solver, evaluations a step, stated weak order, colour, 
     "ancestral (DDPM)": (ss.ancestral, 1, 1, INK, ":"),
     "predictor–corrector": (ss.predictor_corrector, 2, 1, GREY, "-"),
     "DPM-Solver++ 2M SDE": (partial(ss.dpm_solver, order=2, eta=1.0), 1, 2, BLUE, "-"),
-    "SEEDS 2, data": (partial(ss.seeds, noise_prediction=False), 2, 2, GREEN, "-"),
-    "SA-Solver 3": (ss.sa_solver, 1, 2, ORANGE, "-"),
+    "SEEDS 2, data": (partial(ss.solvers.seeds, noise_prediction=False), 2, 2, GREEN, "-"),
+    "SA-Solver 3": (ss.solvers.sa_solver, 1, 2, ORANGE, "-"),
 }
 law_errors = {
     name: [law_error(sde, solver(sde, ss.log_snr_grid(sde, n // cost))) for n in budgets]
@@ -194,7 +197,7 @@ def distances(draw):
     for seed in range(seeds):
         key_draw, key_truth, key_slices = jax.random.split(jax.random.key(seed), 3)
         truth = ring.sample(key_truth, samples)
-        found.append(float(ss.metrics.sliced_wasserstein(key_slices, draw(key_draw), truth, projections=64)))
+        found.append(float(ss.evaluation.sliced_wasserstein(key_slices, draw(key_draw), truth, projections=64)))
     return ss.mean_with_error(np.array(found))
 
 
@@ -202,7 +205,7 @@ clock = time.monotonic()
 floor = distances(lambda key: ring.sample(key, samples))
 sampled = {}
 for name, (solver, cost, *_) in STOCHASTIC.items():
-    tables = [ss.padded(solver(sde, ss.log_snr_grid(sde, n // cost)), history=4) for n in sampled_budgets]
+    tables = [ss.solvers.padded(solver(sde, ss.log_snr_grid(sde, n // cost)), history=4) for n in sampled_budgets]
     sampled[name] = [distances(partial(ss.sample, score=score, table=table, shape=(samples, 2))) for table in tables]
 print(f"{seeds} seeds of {samples} samples; {time.monotonic() - clock:.0f} s")
 print(f"{'sliced Wasserstein':20}" + "".join(f"{n:>20}" for n in sampled_budgets) + f"{'weak order':>12}")

@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 from cycler import cycler
 
-from experiments.panels import EXACT as ORANGE
-from experiments.panels import INK
-from experiments.panels import SAMPLE as BLUE
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
 
 GREEN, PURPLE, SKY, GREY = "#3f8f63", "#8d5a97", "#7aa6d8", "#8a94a0"
 COLOURS = BLUE, ORANGE, GREEN, PURPLE, SKY, GREY

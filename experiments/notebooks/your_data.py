@@ -39,10 +39,13 @@ from PIL import Image
 from scipy.stats import multivariate_normal
 
 import scoresde as ss
-from experiments import data as datasets
-from experiments.flags import Config
-from experiments.notebooks.style import BLUE, GREY, INK, ORANGE, use
-from experiments.setup import build
+from experiments.data import load
+from experiments.figures.panels import EXACT as ORANGE
+from experiments.figures.panels import INK
+from experiments.figures.panels import SAMPLE as BLUE
+from experiments.models.build import build
+from experiments.models.flags import Config
+from experiments.notebooks.style import GREY, use
 
 use()
 started = time.monotonic()
@@ -116,7 +119,7 @@ rows = columns(np.asarray(weather.sample(jax.random.key(0), n), np.float64) @ MI
 write(folder / "river.csv", rows)
 print("".join((folder / "river.csv").read_text().splitlines(keepends=True)[:4]))
 
-river = datasets.load(f"csv:{folder / 'river.csv'}")  # what the command line reads, too
+river = load.load(f"csv:{folder / 'river.csv'}")  # what the command line reads, too
 print(river.describe().replace(str(folder), "."))
 
 # %% [markdown]
@@ -216,10 +219,10 @@ plt.show()
 #
 # The data object, the model that the presets describe, a compiled training loop, samples in 20 evaluations, and the
 # likelihood, with `log_det` to give it back in the units of the file. The folder of the run above is opened in one
-# line, `experiments.opening.open_run("runs/river")`.
+# line, `experiments.models.saved.open_run("runs/river")`.
 
 # %%
-data = datasets.load(f"csv:{folder / 'river.csv'}")
+data = load.load(f"csv:{folder / 'river.csv'}")
 config = Config(data=data.name, steps=steps, width=256 if full else 64).resolve(data)
 model = build(config, data)
 state, _ = model.trainer.run(model.init(), data.train, steps=steps, batch_size=256)
@@ -330,7 +333,7 @@ plt.show()
 # %%
 gaps = np.random.default_rng(6).random(rows.shape) < 0.05
 write(folder / "gaps.csv", np.where(gaps, np.nan, rows))
-print(datasets.load(f"csv:{folder / 'gaps.csv'}", options=datasets.Options(missing="mask")).describe())
+print(load.load(f"csv:{folder / 'gaps.csv'}", options=load.Options(missing="mask")).describe())
 
 # %% [markdown]
 # ## 5. Arrays and pictures
@@ -343,9 +346,9 @@ print(datasets.load(f"csv:{folder / 'gaps.csv'}", options=datasets.Options(missi
 
 # %%
 np.save(folder / "river.npy", rows.astype(np.float32))
-print(datasets.load(f"npy:{folder / 'river.npy'}").describe(), "\n")
+print(load.load(f"npy:{folder / 'river.npy'}").describe(), "\n")
 
-digits = datasets.load("digits")
+digits = load.load("digits")
 labelled = zip(np.asarray(digits.train)[:200], np.asarray(digits.train_labels), strict=False)
 for number, (image, label) in enumerate(labelled):
     path = folder / "pictures" / f"digit{label}" / f"{number:03d}.png"
@@ -360,8 +363,8 @@ run("experiments.run", "--data", "images:pictures", "--condition", "class", "--n
 (folder / "words.csv").write_text("name,height\nanna,1.71\n")
 refused = ""
 try:
-    datasets.load(f"csv:{folder / 'words.csv'}")
-except datasets.InputError as mistake:
+    load.load(f"csv:{folder / 'words.csv'}")
+except load.InputError as mistake:
     refused = str(mistake)
     print(refused.replace(str(folder), "."))
 

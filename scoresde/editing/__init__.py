@@ -10,10 +10,10 @@ An example x is data at t_min, in the units of the score. What is wanted decides
     noise of known level removed        denoised, the mean; denoised_std; denoised_samples from the posterior
     noise of unknown level              noise_level first
     a larger canvas                     panorama, a score like any other
-    missing parts, inpainting           ss.inverse with ss.operators.mask, of a table or series columns and spans
+    missing parts, inpainting           ss.inverse with ss.inverse.operators.mask, of a table or series
     outpainting                         the same with a mask of the larger canvas, on the score of panorama
-    colourisation                       ss.inverse with ss.operators.grey
-    super-resolution, deblurring        ss.inverse with ss.operators.downsample, blur
+    colourisation                       ss.inverse with ss.inverse.operators.grey
+    super-resolution, deblurring        ss.inverse with ss.inverse.operators.downsample, blur
 
 The last four are measurements y = A(x) + noise.
 
@@ -32,10 +32,10 @@ from scoresde.editing.denoise import denoised_std as denoised_std
 from scoresde.editing.denoise import noise_time as noise_time
 from scoresde.editing.denoise import shortened as shortened
 from scoresde.editing.directions import attribute_direction as attribute_direction
-from scoresde.editing.noise_level import NoiseLevel as NoiseLevel
-from scoresde.editing.noise_level import noise_level as noise_level
 from scoresde.editing.paths import edited as edited
 from scoresde.editing.paths import interpolated as interpolated
 from scoresde.editing.paths import sdedit as sdedit
 from scoresde.editing.paths import translated as translated
+from scoresde.editing.unknown_noise import NoiseLevel as NoiseLevel
+from scoresde.editing.unknown_noise import noise_level as noise_level
 from scoresde.editing.windows import panorama as panorama

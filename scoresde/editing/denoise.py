@@ -18,11 +18,12 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.divergence import diagonal, whole
-from scoresde.score import Score, as_partial, each
-from scoresde.sde import SDE, example_keys, expand, is_concrete, on_host
+from scoresde.arrays import example_keys, expand, is_concrete, on_host
+from scoresde.checks import whole
+from scoresde.likelihood.divergence import diagonal
+from scoresde.score import Score, as_partial, each, evaluate
+from scoresde.sde import SDE
 from scoresde.solvers.table import Table, check_table, integrate
-from scoresde.tweedie import evaluate
 
 
 def noise_range(sde: SDE) -> tuple[float, float]:
@@ -125,8 +126,8 @@ def denoised_samples(
         score: ``score(x, t)``.
         y: (B, *event); repeat a row for several draws of it.
         s: standard deviation of the noise, one for all.
-        table: of a solver of the reverse SDE, such as ``ss.ddim(.., eta=1.0)`` or ``ss.sa_solver``, whose grid begins
-            at ``noise_time(sde, s)``; see ``shortened``.
+        table: of a solver of the reverse SDE, such as ``ss.ddim(.., eta=1.0)`` or ``ss.solvers.sa_solver``, whose grid
+            begins at ``noise_time(sde, s)``; see ``shortened``.
         settings: as for ``ss.integrate``.
 
     Raises:

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.score import flatten
-from scoresde.sde import expand, is_concrete
+from scoresde.arrays import expand, flatten, is_concrete
 
 
 def attribute_direction(latents: ArrayLike, has: ArrayLike, *, shrinkage: float = 1.0) -> jax.Array:

@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.flow import Flow
-from scoresde.latents import decode, encode, slerp
+from scoresde.arrays import example_keys, expand, normal_per_example
+from scoresde.flow.latents import decode, encode, slerp
+from scoresde.flow.probability import Flow
 from scoresde.score import Score
-from scoresde.sde import SDE, example_keys, expand, normal_per_example
+from scoresde.sde import SDE
 from scoresde.solvers.table import Table, check_table, integrate
 
 

@@ -9,7 +9,7 @@ linear in the score, so that this is the mean of the scores themselves, for ever
 It is the canvas's own score where places are independent. Otherwise it is a compromise, good for what looks alike
 wherever a window lies (textures, landscapes, sound); data with a fixed place in the frame, such as one digit in the
 middle, contradict themselves from window to window. As a score it runs in every solver, and under ``ss.inverse`` with a
-part that is known (outpainting: ``ss.operators.mask``).
+part that is known (outpainting: ``ss.inverse.operators.mask``).
 """
 
 import itertools
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from scoresde.divergence import whole
+from scoresde.checks import whole
 from scoresde.score import Score, as_partial, check_score
 
 

@@ -8,10 +8,24 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.guidance.checks import check_sde, partials, unconditioned, weight
-from scoresde.score import Score, as_partial, check_score
-from scoresde.sde import SDE, expand
-from scoresde.tweedie import evaluate
+from scoresde.arrays import expand
+from scoresde.checks import check_sde, weight
+from scoresde.score import Score, as_partial, check_score, evaluate
+from scoresde.sde import SDE
+
+
+def partials(*functions: Callable[..., Any]) -> tuple[Partial, ...]:
+    """The functions as pytrees, so that their arrays stay traced arguments."""
+    return tuple(as_partial(f) for f in functions)
+
+
+def unconditioned(score: Score) -> Partial:
+    """The score, which takes a condition and ignores it."""
+    return Partial(_ignore_condition, as_partial(score))
+
+
+def _ignore_condition(score: Partial, x: jax.Array, t: jax.Array, *cond: Any) -> jax.Array:
+    return score(x, t)
 
 
 def product(scores: Sequence[Score], weights: Sequence[ArrayLike]) -> Score:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.guidance.checks import check_sde, partials, positive, share, unconditioned, weight
-from scoresde.guidance.combined import weighted
-from scoresde.score import Score, as_partial, check_score, flatten
-from scoresde.sde import SDE, expand, is_concrete
-from scoresde.tweedie import evaluate, redirected
+from scoresde.arrays import expand, flatten, is_concrete
+from scoresde.checks import check_sde, positive, share, weight
+from scoresde.guidance.combined import partials, unconditioned, weighted
+from scoresde.score import Score, as_partial, check_score, evaluate, redirected
+from scoresde.sde import SDE
 
 
 def rescaled(sde: SDE, guided: Score, conditional: Score, phi: ArrayLike = 0.7) -> Score:

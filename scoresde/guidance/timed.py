@@ -8,11 +8,12 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.arrays import expand, is_concrete, on_host
+from scoresde.checks import check_sde, share
 from scoresde.grids import check_grid
-from scoresde.guidance.checks import check_sde, partials, share, unconditioned
-from scoresde.guidance.combined import weighted
+from scoresde.guidance.combined import partials, unconditioned, weighted
 from scoresde.score import Score, as_partial, check_score
-from scoresde.sde import SDE, expand, is_concrete, on_host
+from scoresde.sde import SDE
 
 
 def interval(guided: Score, plain: Score, sde: SDE, low: float, high: float) -> Score:

@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from scoresde.interop import modules
-from scoresde.interop.edm import edm
-from scoresde.interop.flax_files import is_flax
-from scoresde.interop.flax_names import read_score_sde_flax
-from scoresde.interop.guess import guess_config
-from scoresde.interop.opening import bounded, reading, within
-from scoresde.interop.pickles import Record
-from scoresde.interop.pretrained import Pretrained
-from scoresde.interop.score_sde import score_sde
-from scoresde.interop.score_sde_config import NEEDED
-from scoresde.interop.skip_layout import skip_config
-from scoresde.interop.torch_files import read_objects, read_torch
+from scoresde.interop.files import modules
+from scoresde.interop.files.flax_files import is_flax
+from scoresde.interop.files.opening import bounded, reading, within
+from scoresde.interop.files.pickles import Record
+from scoresde.interop.files.torch_files import read_objects, read_torch
+from scoresde.interop.projects.edm import edm
+from scoresde.interop.projects.flax_names import read_score_sde_flax
+from scoresde.interop.projects.guess import guess_config
+from scoresde.interop.projects.pretrained import Pretrained
+from scoresde.interop.projects.score_sde import score_sde
+from scoresde.interop.projects.score_sde_config import NEEDED
+from scoresde.interop.writing.skip_layout import skip_config
 
 FIXED = ("sigmas", "all_modules.0.W")
 PRECOND_ARGUMENTS = ("img_resolution", "img_channels", "label_dim", "use_fp16")

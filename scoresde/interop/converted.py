@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scoresde.interop.checkpoints import State, from_score_sde, read_edm, read_either
-from scoresde.interop.diffusers import from_state
-from scoresde.interop.edm import edm
-from scoresde.interop.flax_files import is_flax
-from scoresde.interop.folders import NEEDS, read_diffusers, read_safetensors
-from scoresde.interop.opening import bounded, inside, read_json, reading, regular
-from scoresde.interop.pretrained import Pretrained
-from scoresde.interop.torch_files import is_pickle, is_torch
+from scoresde.interop.files.flax_files import is_flax
+from scoresde.interop.files.folders import NEEDS, read_diffusers, read_safetensors
+from scoresde.interop.files.opening import bounded, inside, read_json, reading, regular
+from scoresde.interop.files.torch_files import is_pickle, is_torch
+from scoresde.interop.projects.diffusers import from_state
+from scoresde.interop.projects.edm import edm
+from scoresde.interop.projects.pretrained import Pretrained
 
 FORMAT, NUMBERS, FACTS = "scoresde-convert-1", "model.safetensors", "model.json"
 MAKERS = {"score_sde": from_score_sde, "edm": edm, "diffusers": from_state}

@@ -27,13 +27,14 @@ several modes all the others can get the weights of the modes wrong: ``experimen
 
 Operators. ``operator`` is a function of arrays (B, *event); ``y`` is like what it returns, or (1, ...) for one
 measurement of all examples. Example i of the result depends on example i alone: everything, norms and conjugate
-gradients included, is computed example by example. The adjoint is that of ``jax.linear_transpose``. ``ss.operators``
-has the usual ones.
+gradients included, is computed example by example. The adjoint is that of ``jax.linear_transpose``.
+``ss.inverse.operators`` has the usual ones.
 
 A score's y, and the conditions of its prior (``ss.given``), go with their examples into the solves of single examples
 too (``ss.log_likelihood``, ``ss.probability_flow``).
 """
 
+from scoresde.inverse import operators as operators
 from scoresde.inverse.samplers import diffpir as diffpir
 from scoresde.inverse.samplers import repaint as repaint
 from scoresde.inverse.scores import dps as dps

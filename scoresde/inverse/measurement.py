@@ -11,9 +11,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.score import Score, as_partial, check_score, each
-from scoresde.sde import SDE, is_concrete
-from scoresde.tweedie import evaluate
+from scoresde.arrays import is_concrete
+from scoresde.score import Score, as_partial, check_score, each, evaluate
+from scoresde.sde import SDE
 
 Operator = Callable[[jax.Array], jax.Array]
 Map = Callable[[jax.Array], jax.Array]
@@ -45,11 +45,13 @@ class Measurement:
         y = jnp.asarray(y)
         y = y.astype(jnp.result_type(float, y))
         if jnp.iscomplexobj(y):
-            raise ValueError("y must be real: stack real and imaginary parts, as ss.operators.fourier does")
+            raise ValueError("y must be real: stack real and imaginary parts, as ss.inverse.operators.fourier does")
         if y.ndim < 1 or not y.size:
             raise ValueError(f"y must have shape (B, ...) like what operator returns, got {y.shape}")
         if is_concrete(y) and not bool(jnp.all(jnp.isfinite(y))):
-            raise ValueError("y must be finite: leave missing values out by the operator, such as ss.operators.mask")
+            raise ValueError(
+                "y must be finite: leave missing values out by the operator, such as ss.inverse.operators.mask"
+            )
         if jnp.ndim(sigma_y) or (is_concrete(sigma_y) and not 0 < float(sigma_y) < np.inf):
             raise ValueError(f"sigma_y must be a positive and finite number, got {sigma_y!r}")
         return cls(sde, as_partial(score), as_partial(operator), y, sigma_y)

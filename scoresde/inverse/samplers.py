@@ -14,15 +14,15 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.divergence import whole
+from scoresde.checks import whole
 from scoresde.grids import log_snr_grid
 from scoresde.inverse.measurement import Measurement, Operator, data_shape
 from scoresde.inverse.scores import proximal, replacement
 from scoresde.score import Score
 from scoresde.sde import SDE
-from scoresde.solvers.ddim import ancestral
+from scoresde.solvers.implicit import ancestral
 from scoresde.solvers.joining import with_denoising
-from scoresde.solvers.restart import restart
+from scoresde.solvers.restarts import restart
 from scoresde.solvers.table import Nodes, Table, sample, single_step
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.divergence import whole
+from scoresde.arrays import flatten, is_concrete
+from scoresde.checks import whole
 from scoresde.inverse.measurement import Measurement, Operator, conjugate_gradients, spread
-from scoresde.score import Score, flatten, given
-from scoresde.sde import SDE, is_concrete
-from scoresde.tweedie import redirected
+from scoresde.score import Score, given, redirected
+from scoresde.sde import SDE
 
 
 def dps(sde: SDE, score: Score, operator: Operator, y: ArrayLike, sigma_y: float, *, zeta: float | None = 1.0) -> Score:

@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.divergence import whole
+from scoresde.arrays import example_keys, flatten
+from scoresde.checks import whole
 from scoresde.inverse.measurement import Measurement, Operator, conjugate_gradients, data_shape, spread
-from scoresde.score import Score, flatten
-from scoresde.sde import SDE, example_keys
-from scoresde.solvers.ddim import ancestral
+from scoresde.score import Score
+from scoresde.sde import SDE
+from scoresde.solvers.implicit import ancestral
 from scoresde.solvers.table import Table
 
 

@@ -24,14 +24,14 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from scoresde.nn.checks import constant, divides, fraction, positive, whole
-from scoresde.nn.conditions import Conditions, Given
-from scoresde.nn.embeddings import gaussian_fourier, input_waves
-from scoresde.nn.layers import dropout, layer_norm, linear, modulate, narrow, size, split
+from scoresde.nn.conditions.conditions import Conditions, Given
+from scoresde.nn.layers.checks import constant, divides, fraction, positive, whole
+from scoresde.nn.layers.embeddings import gaussian_fourier, input_waves
+from scoresde.nn.layers.layers import dropout, layer_norm, linear, modulate, narrow, size, split
+from scoresde.nn.layers.noise import NoiseEmbedding
+from scoresde.nn.layers.repeat import through
+from scoresde.nn.layers.transformer_blocks import CrossAttention
 from scoresde.nn.network import Network
-from scoresde.nn.noise import NoiseEmbedding
-from scoresde.nn.repeat import through
-from scoresde.nn.transformers import CrossAttention
 
 
 class ResidualMLP(Network):

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scoresde.nn.checks import check_input
-from scoresde.nn.conditions import Conditions, Given
+from scoresde.nn.conditions.conditions import Conditions, Given
+from scoresde.nn.layers.checks import check_input
 
 
 class Network(nnx.Module):

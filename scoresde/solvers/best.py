@@ -10,7 +10,7 @@ import numpy as np
 
 from scoresde.grids import angle_grid
 from scoresde.sde import SDE
-from scoresde.solvers.adams import adams
+from scoresde.solvers.exponential_adams import adams
 from scoresde.solvers.table import Table
 
 # From so many evaluations on: the order of ``adams`` and whether it has a corrector.

@@ -3,7 +3,8 @@
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.sde import SDE, on_host
+from scoresde.arrays import on_host
+from scoresde.sde import SDE
 from scoresde.solvers.table import Nodes, Table, single_step
 
 

@@ -25,10 +25,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.arrays import example_keys, flatten, normal_per_example, on_host
 from scoresde.grids import check_grid
-from scoresde.score import Score, as_partial, check_score, flatten
-from scoresde.sde import SDE, example_keys, normal_per_example, on_host
-from scoresde.solvers.noise import Cells, path_normal
+from scoresde.score import Score, as_partial, check_score
+from scoresde.sde import SDE
+from scoresde.solvers.brownian import Cells, path_normal
 
 
 @partial(jax.tree_util.register_dataclass, meta_fields=[], data_fields=["look", "commit", "start_std"])
@@ -147,8 +148,8 @@ def sample(
         score: ``score(x, t)`` with x of shape (B, *event) and t a scalar.
         table: a solver's table, such as ``ss.ddim(sde, ss.log_snr_grid(sde, 50))``.
         shape: (B, *event).
-        noise: None for fresh noise in each row, or ``ss.brownian_path(sde)`` to take it from one Brownian path per
-            example, shared by all tables of that SDE.
+        noise: None for fresh noise in each row, or ``ss.solvers.brownian_path(sde)`` to take it from one Brownian path
+            per example, shared by all tables of that SDE.
         trajectory: return every committed state instead, (num_evals + 1, B, *event), at ``table.times``.
         first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 

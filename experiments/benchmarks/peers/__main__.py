@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from experiments import commands, machine
 from experiments.benchmarks.peers import likelihood, page, processes, size, solvers, training
-from experiments.files import InputError
-from experiments.writing import write_atomically
+from experiments.cli import commands, machine
+from experiments.cli.errors import InputError
+from experiments.cli.writing import write_atomically
 
 FOLDER = Path(__file__).parents[1]
 PAGE, ASSETS = "peers.md", "peers-{}.png"

@@ -3,14 +3,14 @@
     python -m experiments.benchmarks.peers.first_sample
 
 4,096 samples of the ring, 20 evaluations of its exact score, float32, compiled programs kept where
-``experiments.compile_cache`` keeps them.
+``experiments.cli.compile_cache`` keeps them.
 """
 
 import jax
 
 import scoresde as ss
-from experiments import compile_cache
-from experiments.toys import RING
+from experiments.cli import compile_cache
+from experiments.data.toys import RING
 
 
 def main() -> None:

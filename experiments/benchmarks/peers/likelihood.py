@@ -24,8 +24,8 @@ import numpy as np
 
 import scoresde as ss
 from experiments.benchmarks.peers.processes import script
-from experiments.toys import RING
-from experiments.writing import write_arrays
+from experiments.cli.writing import write_arrays
+from experiments.data.toys import RING
 
 SDE, TOLERANCE, OUTLIER = ss.VP(t_min=1e-5), 1e-5, (2.0, 2.0)
 GRIDS = (30, 40, 60, 90)

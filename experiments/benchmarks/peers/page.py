@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from experiments.panels import INK, MUTED, SAMPLE, Page
+from experiments.figures.panels import INK, MUTED, SAMPLE, Page
 
 Row = dict[str, Any]
 COLOURS = {"scoresde": SAMPLE, "diffusers": "#d1602b", "k-diffusion": "#3d8f5f", "azula": "#8a5bb5"}

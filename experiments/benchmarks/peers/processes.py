@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from experiments.files import InputError
+from experiments.cli.errors import InputError
 
 SCRIPTS = Path(__file__).with_name("scripts")
 INSTALL = (

@@ -24,9 +24,9 @@ import numpy as np
 
 import scoresde as ss
 from experiments.benchmarks.peers.processes import script
-from experiments.toys import RING
-from experiments.writing import write_arrays
-from scoresde.interop.discrete import DEFAULTS, scheduler_sde
+from experiments.cli.writing import write_arrays
+from experiments.data.toys import RING
+from scoresde.interop.projects.discrete import DEFAULTS, scheduler_sde
 
 BUDGETS = (5, 10, 20, 40)
 PROCESSES: dict[str, ss.SDE] = {"chain": scheduler_sde(DEFAULTS), "VE": ss.VE(0.002, 80.0)}
@@ -41,7 +41,7 @@ SOLVERS: dict[str, tuple[Callable[..., ss.Table], int]] = {
     "unipc 2": (partial(ss.unipc, order=2), 1),
     "unipc 3": (ss.unipc, 1),
     "deis 3": (ss.deis, 1),
-    "lms 4": (ss.lms, 1),
+    "lms 4": (ss.solvers.lms, 1),
     "heun": (ss.heun, 2),
     "adams 4": (ss.adams, 1),
 }
@@ -107,7 +107,7 @@ def ours(reference: Reference, budgets: tuple[int, ...] = BUDGETS) -> list[Row]:
         alpha, sigma = float(sde.alpha(sde.t_min)), float(sde.sigma(sde.t_min))
         for budget in budgets:
             for name, grid, table, denoised in tables(sde, budget):
-                padded = ss.padded(table, num_evals=max(budgets), history=5)  # all tables compile once
+                padded = ss.solvers.padded(table, num_evals=max(budgets), history=5)  # all tables compile once
                 got = np.asarray(ss.integrate(jax.random.key(0), score, padded, x))
                 end = (got, 0.0) if denoised else (got / alpha, sigma / alpha)
                 row = {"process": process, "library": "scoresde", "solver": name, "grid": grid, "budget": budget}

@@ -1,0 +1,225 @@
+"""What every reader of data shares, and arrays from disk; mistakes are one line that says what to mend.
+
+Examples arrive as (n, *event): unsigned integers where values are levels, float32 where they are measurements.
+They are an array, or, above `--in-memory-gib`, Rows that stay on disk and are read by index.
+"""
+
+import contextlib
+import importlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.cli.errors import InputError
+
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+PACKAGES = {"PIL.Image": "pillow", "sklearn.datasets": "scikit-learn", "pyarrow.parquet": "pyarrow"}
+LARGE = ("pyarrow", "datasets")  # too heavy for an extra that everybody installs
+BLOCK_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a source leaves open; every field is a flag of the command line, and is read by some sources only."""
+
+    window: int = 1024
+    """audio: samples of one example."""
+    columns: str | None = None
+    """Tables: the columns to keep, names or numbers from 1 with commas between; all keeps few-valued ones too."""
+    drop_columns: str | None = None
+    """Tables: the columns to leave out, as above; few leaves out those whose density is unbounded."""
+    test_mask: str | None = None
+    """Tables: a file of 0 and 1, a line for each row, where 1 is the test part; by default X.test_mask.csv beside X."""
+    split: int = 0
+    """Tables: the column of that file, from 0."""
+    missing: str = "error"
+    """Tables: what an empty or NaN cell is: an error, or mask, a value that the loss leaves out."""
+    in_memory_gib: float = 2.0
+    """images, npy: above this size the training part stays on disk and is streamed."""
+
+
+class Rows:
+    """Examples that stay on disk, an array to whoever only indexes their first axis.
+
+    `read` maps an array of row numbers to their examples; `index` lists the rows that are here.
+    """
+
+    def __init__(self, read: Callable[[np.ndarray], np.ndarray], index: np.ndarray, event: tuple[int, ...], dtype: Any):
+        self.read, self.index, self.dtype = read, index, np.dtype(dtype)
+        self.shape, self.ndim = (len(index), *event), 1 + len(event)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, where: Any) -> np.ndarray:
+        """The examples of an index array (of any shape) or a slice."""
+        rows = self.index[where]
+        return self.read(rows.ravel()).astype(self.dtype, copy=False).reshape(*rows.shape, *self.shape[1:])
+
+    def take(self, order: np.ndarray) -> "Rows":
+        """These of the examples, in this order, still on disk."""
+        return Rows(self.read, self.index[order], self.shape[1:], self.dtype)
+
+    def cast(self, dtype: Any) -> "Rows":
+        """The same examples in another storage type."""
+        return Rows(self.read, self.index, self.shape[1:], dtype)
+
+    def load(self) -> np.ndarray:
+        """All of them in memory."""
+        values = np.empty(self.shape, self.dtype)
+        for block in blocks(self):
+            values[block] = self[block]
+        return values
+
+
+Examples = np.ndarray | Rows
+
+
+def blocks(values: Examples) -> list[slice]:
+    """Slices of the first axis, of about BLOCK_BYTES each."""
+    rows = max(1, BLOCK_BYTES // max(1, values.dtype.itemsize * int(np.prod(values.shape[1:]))))
+    return [slice(i, i + rows) for i in range(0, len(values), rows)]
+
+
+class Raw(NamedTuple):
+    """Examples as stored. `held_out` is None where the source has no test part of its own."""
+
+    train: Examples
+    held_out: np.ndarray | None = None
+    levels: int | None = None
+    train_labels: np.ndarray | None = None
+    """(n, ...) whole numbers from 0, words, or real numbers."""
+    held_out_labels: np.ndarray | None = None
+    label_names: tuple[str, ...] | None = None
+    """The words behind labels that the source numbered itself."""
+    train_mask: np.ndarray | None = None
+    """Of the shape of train: True where a value was observed."""
+    held_out_mask: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    """(n,) the file that each example was cut from: a split keeps files whole."""
+    note: str = ""
+    """What the reader decided, for the line that describes the data."""
+
+
+def required(module: str, purpose: str) -> Any:
+    """An optional package, imported when it is needed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = PACKAGES.get(module, module)
+        install = package if package in LARGE else "'scoresde[experiments]'"
+        raise InputError(f"{purpose} needs {package}: pip install {install}") from None
+
+
+def existing(path: str | Path, *, folder: bool = False) -> Path:
+    """The path, if there is a file (or, where `folder`, a folder or file) at it."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path")
+    if path.is_dir() and not folder:
+        raise InputError(f"{path} is a folder; give a file")
+    return path
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turns whatever a truncated, corrupt or unreadable file raises into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(f"{path} cannot be read ({reason}); is it complete and of the right kind?") from None
+
+
+def checked(values: np.ndarray, where: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Numbers (n, *event), finite; a plain list of numbers becomes (n, 1) and floats become float32.
+
+    `rows` are the numbers by which a message calls them; by default 0, 1, ...
+    """
+    if values.dtype.kind not in "buif":
+        raise InputError(f"{where} holds {values.dtype} values; expected real numbers")
+    if values.ndim == 0 or 0 in values.shape:
+        raise InputError(f"{where} has shape {values.shape}; expected (examples, ...) with at least one value each")
+    values = values[:, None] if values.ndim == 1 else values
+    if values.dtype.kind != "f":
+        if values.min() < 0 or values.max() >= 2**16:
+            raise InputError(
+                f"{where} holds integers from {values.min()} to {values.max()}; levels must lie in "
+                "0..65535: shift them, or store measurements as floats"
+            )
+        return values.astype(np.uint8 if values.max() < 256 else np.uint16)
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if bad.any():
+        first = np.argmax(bad)
+        raise InputError(
+            f"{where} has NaN, infinite or too large values in {bad.sum()} example(s), the first at "
+            f"row {first if rows is None else rows[first]} (from 0); remove or fill them"
+        )
+    return values
+
+
+def read_npy(name: str, options: Options) -> Raw:
+    """One array of a .npy file, mapped into memory and left on disk where it is large."""
+    path = existing(name)
+    with reading(path):
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise InputError(f"{path} is an archive of arrays; use npz:{path}")
+        stored = np.load(path, mmap_mode="r" if path.stat().st_size > options.in_memory_gib * 2**30 else None)
+    if not isinstance(stored, np.memmap):
+        return Raw(checked(stored, str(path)), levels=_levels(stored))
+    first = checked(stored[:1], str(path))
+    dtype = np.float32 if stored.dtype.kind == "f" else np.uint8 if stored.dtype.itemsize == 1 else np.uint16
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        return checked(np.asarray(stored[rows]), str(path), rows)
+
+    return Raw(Rows(read, np.arange(len(stored)), first.shape[1:], dtype), levels=_bytes(stored))
+
+
+def read_npz(name: str, options: Options) -> Raw:
+    """`train` (and `test`), `x`, or the only array of a .npz file, with `train_labels` (or `labels`), `test_labels`."""
+    del options
+    path = existing(name)
+    with reading(path), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise InputError(f"{path} is a single array; use npy:{path}")
+        names = archive.files
+        alone = [n for n in names if not n.endswith("labels")]
+        first = next((n for n in ("train", "x") if n in names), alone[0] if len(alone) == 1 else None)
+        if first is None:
+            raise InputError(f"{path} holds the arrays {names}; expected `train` (and `test`), `x`, or just one")
+        parts = [first] + (["test"] if first == "train" and "test" in names else [])
+        arrays = [archive[n] for n in parts]
+        tags = (("train_labels", "labels"), ("test_labels",))
+        labels = [next((archive[t] for t in tags[k] if t in names), None) for k in range(len(parts))]
+    values = [checked(a, f"{path} [{n}]") for n, a in zip(parts, arrays, strict=True)]
+    if len(values) == 2 and values[0].shape[1:] != values[1].shape[1:]:
+        raise InputError(f"{path}: train has examples of shape {values[0].shape[1:]}, test of {values[1].shape[1:]}")
+    if len({v.dtype.kind == "f" for v in values}) == 2:
+        raise InputError(f"{path}: train is {arrays[0].dtype} and test is {arrays[1].dtype}; store both alike")
+    if len({label is None for label in labels}) == 2:
+        raise InputError(f"{path} has labels for one of `train` and `test` only; give both, or none")
+    levels = [_levels(a) or 0 for a in arrays]
+    test = (values[1], labels[1]) if len(values) == 2 else (None, None)
+    return Raw(values[0], test[0], max(levels) or None, labels[0], test[1])
+
+
+def _bytes(values: np.ndarray) -> int | None:
+    """Bytes have 256 levels, truth values two."""
+    return {"uint8": 256, "bool": 2}.get(values.dtype.name)
+
+
+def _levels(values: np.ndarray) -> int | None:
+    """Integers of other kinds have as many as occur; floats have none."""
+    return None if values.dtype.kind == "f" else _bytes(values) or int(values.max()) + 1

@@ -1,0 +1,1 @@
+"""What experiments.edit and experiments.inverse use."""

@@ -1,0 +1,1 @@
+"""What experiments.guide alone uses."""

@@ -1,0 +1,1 @@
+"""Samples, likelihoods and distances of many examples, batch by batch."""

@@ -1,0 +1,1 @@
+"""Models: the flags that describe them, how they are built, trained objectives, and how they are opened again."""

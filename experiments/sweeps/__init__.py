@@ -1,0 +1,1 @@
+"""What experiments.sweep alone uses."""

@@ -1,0 +1,104 @@
+"""A training from its flags to its last parameters and its record: what run, classifier and sweep share."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from experiments.cli import machine
+from experiments.cli.errors import InputError
+from experiments.cli.writing import write_json
+from experiments.data.dataset import Data
+from experiments.data.load import load
+from experiments.models.build import Model, build
+from experiments.models.flags import Config
+from experiments.training.fit import check_folder, fit, start, stored
+from experiments.training.previews import watch
+from experiments.training.processes import join, main_process
+from scoresde.checkpoint.leaves import to_numpy
+
+
+def plan(config: Config, data: Data, model: Model) -> list[str]:
+    """What the run is about to do, a line each."""
+    return [
+        f"data     {data.describe()}",
+        f"sde      {model.sde}",
+        f"network  {config.network}, {model.parameters:,} parameters, sigma_data {model.precond.sigma_data:.4g}",
+        f"train    {config.steps} steps of {config.batch} on {jax.devices()[0].device_kind}, seed {config.seed}",
+        f"folder   {config.folder}",
+    ]
+
+
+def about(config: Config, data: Data, model: Model) -> dict[str, Any]:
+    """What the report says of the model and its data."""
+    return {
+        "name": config.name,
+        "data": {
+            "name": data.name,
+            "describe": data.describe(),
+            "event_shape": data.event_shape,
+            "levels": data.levels,
+            "train": len(data.train),
+            "held_out": len(data.held_out),
+        },
+        "sde": repr(model.sde),
+        "network": {"name": config.network, "parameters": model.parameters},
+    }
+
+
+class Trained(NamedTuple):
+    """What ``train`` gives."""
+
+    config: Config
+    """With every preset filled in."""
+    data: Data
+    model: Model
+    params: Any
+    """The moving average."""
+    training: dict[str, Any]
+    """How the training went, for the report."""
+    manifest: dict[str, Any]
+    """What environment.json holds so far."""
+
+
+def train(
+    config: Config, console: Console, program: str, *, build: Callable[[Config, Data], Model] = build
+) -> Trained | None:
+    """Train what the flags of ``program`` describe into its folder; None after a dry run, and in other processes."""
+    config.check()
+    join(config)
+    console.quiet |= not main_process()
+    record = stored(config).get("data")
+    data = load(config.data, data_dir=config.data_dir, options=config.options, record=record)
+    found = json.loads(json.dumps(data.record()))
+    if record is not None and (other := [name for name in found if record.get(name) != found[name]]):
+        raise InputError(f"{config.folder} was trained on data of another {', '.join(other)}; choose another --workdir")
+    config = config.resolve(data)
+    if not config.dry_run:
+        check_folder(config)
+    model = build(config, data)
+    for line in plan(config, data, model):
+        console.print(line, highlight=False)
+    if config.dry_run:
+        return None
+    state = start(config, model)
+    folder, manifest = config.folder, {"seed": config.seed} | machine.environment(program)
+    if main_process():
+        write_json(folder / "config.json", dataclasses.asdict(config))
+        write_json(folder / "environment.json", manifest)
+    state, training = fit(config, data, model, state, console, *watch(config, data, model, int(state.step)))
+    params = to_numpy(state.ema)
+    return Trained(config, data, model, params, training, manifest) if main_process() else None
+
+
+def close(trained: Trained, result: dict[str, Any], started: float) -> None:
+    """Write report.json, and what the whole job took into environment.json."""
+    folder, manifest = trained.config.folder, trained.manifest
+    write_json(folder / "report.json", result)
+    manifest["seconds"] = round(time.monotonic() - started, 1)
+    manifest["peak_memory_mib"] = machine.peak_memory()
+    write_json(folder / "environment.json", manifest)

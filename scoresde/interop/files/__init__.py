@@ -1,0 +1,1 @@
+"""Files of others, read safely: none of their code is executed."""

@@ -1,0 +1,1 @@
+"""Networks of other projects: their layouts, preconditioning and SDEs."""

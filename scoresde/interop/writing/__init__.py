@@ -1,0 +1,1 @@
+"""Our networks written as those of others."""

@@ -1,0 +1,1 @@
+"""Transformers: DiT, U-ViT and the set transformer."""
