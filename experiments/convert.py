@@ -21,8 +21,8 @@ from rich.console import Console
 from experiments.cli import commands
 from experiments.cli.errors import InputError
 from scoresde.checkpoint.leaves import named_leaves
-from scoresde.interop.converted import read_original, write_converted
 from scoresde.interop.files.opening import read_json, regular
+from scoresde.interop.originals import read_original, write_converted
 from scoresde.interop.writing.to_diffusers import to_diffusers
 
 

@@ -8,7 +8,7 @@ result = ss.log_likelihood(key, found.sde, found.score, images)
 
 from scoresde.interop.checkpoints import edm_file as edm_file
 from scoresde.interop.checkpoints import score_sde_file as score_sde_file
-from scoresde.interop.converted import converted as converted
+from scoresde.interop.originals import converted as converted
 from scoresde.interop.projects.diffusers import diffusers as diffusers
 from scoresde.interop.projects.discrete import DiscreteVP as DiscreteVP
 from scoresde.interop.projects.discrete import scheduler_sde as scheduler_sde

@@ -12,9 +12,6 @@ from scoresde.nn.conditions.descriptions import Patches as Patches
 from scoresde.nn.conditions.descriptions import Present as Present
 from scoresde.nn.conditions.descriptions import Tokens as Tokens
 from scoresde.nn.conditions.descriptions import Vector as Vector
-from scoresde.nn.functional import Apply as Apply
-from scoresde.nn.functional import Params as Params
-from scoresde.nn.functional import functional as functional
 from scoresde.nn.layers.embeddings import gaussian_fourier as gaussian_fourier
 from scoresde.nn.layers.embeddings import input_waves as input_waves
 from scoresde.nn.layers.embeddings import positional as positional
@@ -22,6 +19,9 @@ from scoresde.nn.layers.embeddings import transformer as transformer
 from scoresde.nn.layers.layers import group_norm as group_norm
 from scoresde.nn.layers.noise import StoredFrequencies as StoredFrequencies
 from scoresde.nn.mlp import ResidualMLP as ResidualMLP
+from scoresde.nn.pure_function import Apply as Apply
+from scoresde.nn.pure_function import Params as Params
+from scoresde.nn.pure_function import functional as functional
 from scoresde.nn.transformers.dit import DiT as DiT
 from scoresde.nn.transformers.dit import dit_b as dit_b
 from scoresde.nn.transformers.dit import dit_l as dit_l

@@ -17,8 +17,8 @@ from flax.serialization import msgpack_serialize
 from experiments import convert
 from scoresde.interop import edm_file, score_sde_file
 from scoresde.interop.checkpoints import read_score_sde
-from scoresde.interop.converted import converted, read_original, write_converted
 from scoresde.interop.files.flax_files import read_flax
+from scoresde.interop.originals import converted, read_original, write_converted
 from scoresde.interop.projects.diffusers import diffusers
 from scoresde.interop.projects.edm import edm
 from scoresde.interop.projects.flax_names import read_score_sde_flax

@@ -21,9 +21,9 @@ from flax.serialization import msgpack_serialize
 from streams import Call, Named, Stored, tensor
 
 from scoresde.interop import edm_file
-from scoresde.interop.converted import read_original
 from scoresde.interop.files.folders import read_diffusers, read_safetensors
 from scoresde.interop.files.torch_files import read_torch
+from scoresde.interop.originals import read_original
 from scoresde.interop.projects.diffusers import diffusers
 
 safetensors = pytest.importorskip("safetensors.numpy")

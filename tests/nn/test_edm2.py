@@ -12,7 +12,7 @@ import streams
 from experiments import convert
 from scoresde import nn
 from scoresde.interop import edm_file
-from scoresde.interop.converted import converted
+from scoresde.interop.originals import converted
 from scoresde.interop.projects.edm import edm
 from scoresde.interop.projects.edm2 import edm2
 from scoresde.nn.unets import magnitude

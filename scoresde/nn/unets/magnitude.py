@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from scoresde.nn.functional import Params
 from scoresde.nn.layers.convolution import channels_last
 from scoresde.nn.layers.layers import trained
+from scoresde.nn.pure_function import Params
 
 
 def unit(a: jax.Array, axes: Sequence[int] = (-1,)) -> jax.Array:
