@@ -15,7 +15,7 @@ class Target(NamedTuple):
     """(config, data): InputError for flags that do not go together."""
     network: Callable[..., Any]
     """(config, data, key)"""
-    score_objective: Callable[..., score_objective.Objective]
+    objective: Callable[..., score_objective.Objective]
     """(config, data, preconditioner, apply, law of the noise levels)"""
     initial: Callable[..., tuple[Any, Any]]
     """(config, data, sde, parameters) -> all parameters, and what training carries along."""
