@@ -10,7 +10,7 @@ it by ``experiments.guide --classifier runs/digits-vp-classifier``.
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from tyro.conf import Suppress
 
 import scoresde as ss
 from experiments.cli import commands
+from experiments.cli.keys import stream
 from experiments.cli.writing import write_atomically
 from experiments.data.dataset import Data
 from experiments.figures.levels import accuracy_curves
@@ -30,6 +31,7 @@ from experiments.figures.panels import save
 from experiments.measures.jobs import Arrays, Work, rows, spread_score
 from experiments.models.build import Model
 from experiments.models.flags import Config
+from experiments.models.values import Engine, Evaluation, Objective, Weight
 from experiments.training.session import about, close, train
 from scoresde.arrays import example_keys, normal_per_example
 
@@ -38,19 +40,36 @@ HEADS = ("log-SNR", "sigma/alpha", "accuracy", "cross entropy (nats)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(Config):
-    """Train a classifier of noisy examples and measure it at every noise level."""
+class _Objective(Objective):
+    """What is minimised: the cross entropy of the class."""
 
-    target: Suppress[str] = "class"
-    weight: Suppress[str] = "noise"
+    weight: Suppress[Weight] = "noise"
     augment: Suppress[float] = 0.0
-    condition: Suppress[str] = "none"
+    condition: Suppress[Literal["none", "class"]] = "none"
     condition_drop: Suppress[float] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation(Evaluation):
     samples: Suppress[int] = 2
     likelihood_examples: Suppress[int | None] = None
     likelihood_probes: Suppress[int] = 1
     likelihood_repeats: Suppress[int] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Engine(Engine):
     sample_every: Suppress[int] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(Config):
+    """Train a classifier of noisy examples and measure it at every noise level."""
+
+    target: Suppress[Literal["score", "class"]] = "class"
+    objective: _Objective = _Objective()
+    evaluation: _Evaluation = _Evaluation()
+    engine: _Engine = _Engine()
 
 
 def measure(key: jax.Array, data: Data, model: Model, params: Any, work: Work) -> list[dict[str, float]]:
@@ -121,8 +140,8 @@ def run(config: Flags, console: Console) -> dict[str, Any]:
     started, trained = time.monotonic(), train(config, console, "classifier")
     if trained is None:
         return {}
-    folder, data, key = trained.config.folder, trained.data, jax.random.fold_in(jax.random.key(config.seed), 1)
-    levels = measure(key, data, trained.model, trained.params, Work(config.evaluation_batch, None, console))
+    folder, data, key = trained.config.folder, trained.data, stream(config.seed, "levels")
+    levels = measure(key, data, trained.model, trained.params, Work(config.evaluation.evaluation_batch, None, console))
     assert data.labels is not None
     result = about(trained.config, data, trained.model) | {"classes": data.labels.classes, "levels": levels}
     result["training"] = trained.training
@@ -141,7 +160,7 @@ def run(config: Flags, console: Console) -> dict[str, Any]:
 
 def main() -> None:
     """Command line; see ``commands.main``."""
-    commands.main(Flags, "classifier", run, cached=lambda config: config.compile_cache)
+    commands.main(Flags, "classifier", run, cached=lambda config: config.engine.compile_cache)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A checkpoint of another project in files without pickle or PyTorch, or in diffusers' layout:
+"""A checkpoint of another project, rewritten without pickle and PyTorch or in the layout of diffusers.
 
     python -m experiments.convert checkpoint_8.pth ncsnpp
     python -m experiments.convert edm-cifar10-32x32-uncond-vp.pkl edm

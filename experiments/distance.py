@@ -25,30 +25,43 @@ compare with others of the same tool alone. With fewer than 1,000 pictures torch
 """
 
 import dataclasses
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 import scoresde as ss
-from experiments.cli import commands, machine
-from experiments.cli.errors import InputError, one_of
-from experiments.cli.writing import write_json, write_pictures
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from experiments.cli.writing import write_pictures
 from experiments.data.arrays import Examples
 from experiments.figures import panels
 from experiments.measures import references
 from experiments.measures.extractors import Extractor, extractor, seen
-from experiments.measures.jobs import Parts, Work, finished, parts_of, rows
-from experiments.measures.references import PARTS, Facts, Reference, Samples
+from experiments.measures.inputs import Input, of_examples, sha256
+from experiments.measures.jobs import Work, carry_out, rows
+from experiments.measures.references import Facts, PartWord, Reference, Samples
 
 LEAST, SIDES = 20, ("samples", "reference")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags:
+class OriginFlags:
+    """How the samples were drawn, where no manifest says it."""
+
+    HEADING: ClassVar[str] = "origin"
+
+    solver: str | None = None
+    """How the samples were drawn, where no manifest says it."""
+    evaluations: int | None = None
+    """Network evaluations of each, likewise."""
+    seed: int | None = None
+    """Likewise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(OriginFlags):
     """Compare samples with a reference: Fréchet and kernel distance by any feature function, PNGs for other tools."""
 
     samples: Path
@@ -57,7 +70,7 @@ class Flags:
     """FILE.json to write."""
     reference: str | None = None
     """Data, as for --data of experiments.run; by default those that the samples' model was trained on."""
-    part: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(PARTS) + "}")] = "held-out"
+    part: PartWord = "held-out"
     """Which of its examples."""
     data_dir: Path | None = None
     """Where the files of mnist, fashion-mnist and cifar10 are."""
@@ -65,12 +78,6 @@ class Flags:
     """pixels, random, classifier:RUN or python:MODULE:FUNCTION."""
     extractor: str | None = None
     """python: what your function is, in words: network, weights, resizing."""
-    solver: str | None = None
-    """How the samples were drawn, where no manifest says it."""
-    evaluations: int | None = None
-    """Network evaluations of each, likewise."""
-    seed: int | None = None
-    """Likewise."""
     export: Path | None = None
     """Folder for PNGs of both sides, for torch-fidelity and clean-fid."""
     batch: int = 256
@@ -78,7 +85,6 @@ class Flags:
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
-        one_of("part", self.part, PARTS)
         if self.batch < 1:
             raise InputError(f"--batch must be at least 1, got {self.batch}")
         if self.out.suffix != ".json":
@@ -122,16 +128,21 @@ def _export(folder: Path, x: np.ndarray, levels: int | None, against: Reference)
         write_pictures(folder / name, (seen(p[i : i + 1], top)[0] for p in parts for i in range(len(p))))
 
 
+def _real(against: Reference, count: int) -> np.ndarray | None:
+    """So many examples of the part that is not the reference, at most all; None where there are too few."""
+    if len(against.other) < LEAST:
+        return None
+    return against.other[np.sort(np.random.default_rng(0).permutation(len(against.other))[:count])]
+
+
 def _compare(x: np.ndarray, levels: int | None, against: Reference, by: Extractor, work: Work) -> dict[str, Any]:
     """The distances of the samples and of as many real examples to the reference."""
     known = against.data.levels
     parts = [_features(f"reference-{i}", part, known, by, work) for i, part in enumerate(against.parts)]
     reference = np.concatenate(parts)
     result = {"samples": _distances(_features("samples", x, levels, by, work), reference), "real": None}
-    if len(against.other) >= LEAST:
-        order = np.random.default_rng(0).permutation(len(against.other))[: len(x)]
-        real = _features("real", against.other[np.sort(order)], known, by, work)
-        result["real"] = _distances(real, reference)
+    if (real := _real(against, len(x))) is not None:
+        result["real"] = _distances(_features("real", real, known, by, work), reference)
     return result | {"feature_length": reference.shape[1]}
 
 
@@ -149,7 +160,7 @@ def _reference(flags: Flags, found: Samples) -> Reference:
 def program(flags: Flags, console: Console) -> None:
     """Compare, write, and print the distances with all that they depend on."""
     flags.check()
-    started, found = time.monotonic(), references.samples(flags.samples)
+    found = references.samples(flags.samples)
     drawn = references.drawn_by(flags, found.manifest)
     against = _reference(flags, found)
     levels = references.levels_of(found, against.data)
@@ -159,31 +170,28 @@ def program(flags: Flags, console: Console) -> None:
         features=by.name,
         reference=against.name,
         reference_examples=against.size,
-        reference_sha256=references.sha256(against.parts),
+        reference_sha256=sha256(against.parts),
         **drawn,
     )
-    plan = dataclasses.asdict(facts) | by.record | {"samples_sha256": references.sha256([found.x])}
-    if finished(flags.out, flags.out, plan):
-        console.print(f"{flags.out} is complete; nothing to do", highlight=False)
-        return
-    if flags.export is not None:
-        _check_export(flags.export, levels, against)
-    parts = Parts(parts_of(flags.out), plan | {"batch": flags.batch})
-    try:
-        result = {"plan": plan} | _compare(found.x, levels, against, by, Work(flags.batch, parts, console))
-    except InputError:
-        parts.remove()
-        raise
-    result |= {"manifest": found.manifest, "seconds": round(time.monotonic() - started, 1)}
-    try:
+    plan = drawn | {"levels": levels, "features": by.kind, "part": flags.part}
+    inputs = {"samples": of_examples(str(flags.samples), found.x)}
+    inputs |= {"reference": Input(against.name, facts.reference_sha256)}
+    real = _real(against, len(found.x)), against.data.mean, against.data.std
+    inputs |= {"real": of_examples(against.other_name or against.name, *real)}
+    inputs |= {"features": by.made_of} if by.made_of else {}
+
+    def make(work: Work) -> dict[str, Any]:
+        if flags.export is not None:
+            _check_export(flags.export, levels, against)
+        compared = _compare(found.x, levels, against, by, work)
         if flags.export is not None:
             _export(flags.export, found.x, levels, against)
-        write_json(flags.out, result | machine.environment("distance"))
-    except OSError as error:
-        raise InputError(f"cannot write {error.filename}: {error.strerror}; choose another place") from None
-    parts.remove()
-    _show(result, facts, against, console)
-    console.print(f"{result['seconds']} s; {flags.out}", highlight=False)
+        return {"facts": dataclasses.asdict(facts), "manifest": found.manifest} | compared
+
+    done = carry_out("distance", flags.out, plan, inputs, make, batch=flags.batch, console=console, manifest=flags.out)
+    if done:
+        _show(done, facts, against, console)
+        console.print(f"{done['seconds']} s; {flags.out}", highlight=False)
 
 
 def _show(result: dict[str, Any], facts: Facts, against: Reference, console: Console) -> None:

@@ -12,31 +12,30 @@
     outpaint      a --canvas around each example
 
 Examples are of the held-out part of the run's data, or --input FILE.npz or FILE.png. --out FILE.npz holds the arrays
-of all stages in the units of the data. Beside it lies the manifest (FILE.png.json): settings, figures, versions.
+of all stages in the units of the data. Beside it lies the manifest (FILE.png.json): settings, figures, versions. A job
+that was stopped continues with the same command.
 """
 
 import dataclasses
 import math
-import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
-import jax
 import numpy as np
-import tyro
 from rich.console import Console
-from tyro.conf import Suppress
 
-from experiments.cli import commands, machine
-from experiments.cli.errors import InputError, one_of
-from experiments.cli.writing import write_arrays, write_json
-from experiments.editing.edits import EDITS
-from experiments.editing.examples import check_classes, chosen
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from experiments.cli.keys import stream
+from experiments.cli.writing import write_arrays
+from experiments.editing.edits import EDITS, EditWord
+from experiments.editing.examples import check_classes, chosen, of_direction
 from experiments.editing.job import Job
 from experiments.figures import stages
-from experiments.figures.stages import Stage
-from experiments.measures.jobs import finished
+from experiments.measures.inputs import Input, of_examples, of_file, of_model
+from experiments.measures.jobs import Work, carry_out
 from experiments.models.saved import Opened, examples, open_run
 from experiments.models.solvers import DrawingFlags, SolverWord
 
@@ -58,12 +57,56 @@ READS = dict.fromkeys(("attribute", "against", "amount", "shrinkage", "latents")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(DrawingFlags):
+class DirectionFlags:
+    """Of the edit direction alone."""
+
+    HEADING: ClassVar[str] = "direction"
+
+    attribute: int | None = None
+    """direction: the class towards which examples are moved."""
+    against: int | None = None
+    """direction: the class from which the direction leads; by default all others."""
+    amount: float = 1.0
+    """direction: the length of the move, in distances between the means."""
+    shrinkage: float = 1.0
+    """direction: 1 for the difference of the means, smaller for Fisher's discriminant, in (0, 1]."""
+    latents: int = 400
+    """direction: training examples from which it is measured, half of each kind."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoiseFlags:
+    """Of the edit denoise alone."""
+
+    HEADING: ClassVar[str] = "denoise"
+
+    noise: float | None = None
+    """denoise: standard deviation of the noise, in the units of the model."""
+    blind: bool = False
+    """denoise: estimate the level of the noise from each example alone."""
+    as_is: bool = False
+    """denoise: the examples are noisy already, by --noise or, with --blind, by nobody knows how much; add none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CanvasFlags:
+    """Of the edits panorama and outpaint."""
+
+    HEADING: ClassVar[str] = "canvas"
+
+    canvas: str | None = None
+    """panorama, outpaint: size of the first axes of an example: 8x24."""
+    stride: int | None = None
+    """panorama, outpaint: from window to window; by default half of the first side."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(DirectionFlags, DenoiseFlags, CanvasFlags, DrawingFlags):
     """Edit examples with a trained model; example i depends on the seed and i alone."""
 
     out: Path
     """FILE.png or FILE.npz."""
-    edit: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(EDITS) + "}")]
+    edit: EditWord
     """What is done."""
     n: int = 8
     """Examples: the first of the held-out part, or of --input."""
@@ -82,31 +125,10 @@ class Flags(DrawingFlags):
     """sdedit, translate: weight of --label; above 1 more of it."""
     between: int = 9
     """interpolate: pictures from one example to the other, both included."""
-    attribute: int | None = None
-    """direction: the class towards which examples are moved."""
-    against: int | None = None
-    """direction: the class from which the direction leads; by default all others."""
-    amount: float = 1.0
-    """direction: the length of the move, in distances between the means."""
-    shrinkage: float = 1.0
-    """direction: 1 for the difference of the means, smaller for Fisher's discriminant, in (0, 1]."""
-    latents: int = 400
-    """direction: training examples from which it is measured, half of each kind."""
-    noise: float | None = None
-    """denoise: standard deviation of the noise, in the units of the model."""
-    blind: bool = False
-    """denoise: estimate the level of the noise from each example alone."""
-    as_is: bool = False
-    """denoise: the examples are noisy already, by --noise or, with --blind, by nobody knows how much; add none."""
-    canvas: str | None = None
-    """panorama, outpaint: size of the first axes of an example: 8x24."""
-    stride: int | None = None
-    """panorama, outpaint: from window to window; by default half of the first side."""
     solver: SolverWord = "ancestral"
     """sdedit, denoise, panorama, outpaint: as for experiments.sample; one that adds noise for denoise."""
     evaluations: int = 100
     """Network evaluations of the solver."""
-    batch: Suppress[int] = 256
 
     @property
     def canvas_shape(self) -> tuple[int, ...]:
@@ -115,7 +137,6 @@ class Flags(DrawingFlags):
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
         super().check()
-        one_of("edit", self.edit, EDITS)
         if self.out.suffix not in (".npz", ".png"):
             raise InputError(f"--out {self.out} must end in .npz or .png")
         for field in dataclasses.fields(self):
@@ -136,9 +157,9 @@ class Flags(DrawingFlags):
             raise InputError(f"--canvas must be sides with x between, such as 8x24, got {self.canvas}")
 
 
-def _job(flags: Flags, opened: Opened) -> Job:
-    """The examples and the model, checked against each other."""
-    data = opened.data
+def _given(flags: Flags, opened: Opened) -> tuple[Callable[[Work], Job], dict[str, Input]]:
+    """The examples and the model, checked against each other, and all that is read."""
+    data, (params, _) = opened.data, opened.parameters(raw=flags.raw)
     if flags.edit == "direction" or (flags.input is None and flags.edit != "panorama"):
         source = examples(opened.config, data_dir=flags.data_dir)
         names = ("train", "held_out", "labels", "train_labels", "held_out_labels")
@@ -152,29 +173,24 @@ def _job(flags: Flags, opened: Opened) -> Job:
         window = data.event_shape[: len(flags.canvas_shape)]
         if len(window) < len(flags.canvas_shape) or any(n < k for n, k in zip(flags.canvas_shape, window, strict=True)):
             raise InputError(f"--canvas {flags.canvas} must be at least as large as an example, {data.event_shape}")
-    model, score = opened.model, opened.model.score(opened.parameters(raw=flags.raw)[0])
+    model, score = opened.model, opened.model.score(params)
     table = partial(flags.table, sigma_data=model.precond.sigma_data)
-    classes = classes if opened.config.condition == "class" else None
-    return Job(jax.random.key(flags.seed), flags, data, model, score, raw, numbers, classes, table)
+    classes = classes if opened.config.objective.condition == "class" else None
+    measured = of_direction(flags, data) if flags.edit == "direction" else None
+    inputs = {"checkpoint": of_model(flags.checkpoint, opened, params)}
+    if flags.input is not None:
+        inputs["input"] = of_file(flags.input)
+    if measured or (flags.input is None and numbers):
+        inputs["data"] = of_examples(data.name, None if flags.input else raw, classes, *(measured or ()))
+    key = stream(flags.seed, "edit")
+    return partial(Job, key, flags, data, model, score, raw, numbers, classes, measured, table), inputs
 
 
-def _plan(flags: Flags, opened: Opened) -> dict[str, Any]:
-    """What the result depends on."""
-    settings = dataclasses.asdict(flags)
+def _plan(flags: Flags) -> dict[str, Any]:
+    """The settings that the result depends on."""
+    settings, paths = dataclasses.asdict(flags), ("checkpoint", "out", "raw", "data_dir", "input", "batch")
     mine = {name: settings[name] for name in settings if flags.edit in READS.get(name, (flags.edit,))}
-    plan = {name: value for name, value in mine.items() if name not in ("checkpoint", "out", "raw", "data_dir")}
-    return plan | flags.plan(opened, opened.parameters(raw=flags.raw)[0])
-
-
-def _write(out: Path, done: list[Stage], levels: int | None) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".npz":
-            write_arrays(out, {stage.name: stage.x for stage in done})
-        else:
-            stages.picture(out, done, levels)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}; choose another --out") from None
+    return {name: value for name, value in mine.items() if name not in paths} | flags.plan()
 
 
 def _show(found: dict[str, Any], console: Console) -> None:
@@ -193,25 +209,25 @@ def program(flags: Flags, console: Console) -> None:
     """Edit, write, and say where."""
     flags.check()
     opened = open_run(flags.checkpoint)
-    plan = _plan(flags, opened)
-    manifest = flags.out.with_name(flags.out.name + ".json")
-    if finished(flags.out, manifest, plan):
-        console.print(f"{flags.out} is complete; nothing to do", highlight=False)
-        return
-    started, job = time.monotonic(), _job(flags, opened)
-    try:
-        done, found = EDITS[flags.edit](job)
-    except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"--edit {flags.edit}: {error}") from None
-    if broken := [stage.name for stage in done if not np.all(np.isfinite(stage.x))]:
-        raise InputError(f"{', '.join(broken)}: not finite; take more --evaluations or another --solver")
-    _write(flags.out, done, job.data.levels)
-    seconds = round(time.monotonic() - started, 1)
-    about = {"checkpoint": str(flags.checkpoint), "data": job.data.name, "figures": found, "seconds": seconds}
-    about["stages"] = {stage.name: list(stage.x.shape) for stage in done}
-    write_json(manifest, {"plan": plan} | about | machine.environment("edit"))
-    _show(found, console)
-    console.print(f"{flags.edit} in {seconds} s: {flags.out}, {manifest}", highlight=False)
+    job, inputs = _given(flags, opened)
+
+    def make(work: Work) -> dict[str, Any]:
+        try:
+            done, found = EDITS[flags.edit](job(work))
+        except ValueError as error:
+            raise error if isinstance(error, InputError) else InputError(f"--edit {flags.edit}: {error}") from None
+        if broken := [stage.name for stage in done if not np.all(np.isfinite(stage.x))]:
+            raise InputError(f"{', '.join(broken)}: not finite; take more --evaluations or another --solver")
+        if flags.out.suffix == ".npz":
+            write_arrays(flags.out, {stage.name: stage.x for stage in done})
+        else:
+            stages.picture(flags.out, done, opened.data.levels)
+        about = {"checkpoint": str(flags.checkpoint), "step": int(opened.state.step), "data": opened.data.name}
+        return about | {"figures": found, "stages": {stage.name: list(stage.x.shape) for stage in done}}
+
+    if about := carry_out("edit", flags.out, _plan(flags), inputs, make, batch=flags.batch, console=console):
+        _show(about["figures"], console)
+        console.print(f"{flags.edit} in {about['seconds']} s: {flags.out}, {flags.out}.json", highlight=False)
 
 
 def main() -> None:

@@ -9,42 +9,32 @@ FILE.json.npz the value of each example. A job that was stopped or killed contin
 
 import dataclasses
 import math
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
 from rich.console import Console
 
 import scoresde as ss
-from experiments.cli import commands, machine
+from experiments.cli import commands
 from experiments.cli.errors import InputError
-from experiments.cli.writing import write_arrays, write_json
+from experiments.cli.keys import stream
+from experiments.cli.writing import write_arrays
 from experiments.data.dataset import Data
 from experiments.figures import report
 from experiments.measures import classes
 from experiments.measures import samples as draws
-from experiments.measures.jobs import Parts, Work, finished, parts_of
+from experiments.measures.inputs import of_examples, of_model
+from experiments.measures.jobs import Work, carry_out
 from experiments.measures.likelihoods import TOLERANCE, Settings, likelihood
-from experiments.models.saved import Opened, digest, examples, open_run
+from experiments.models.saved import Opened, examples, open_run
 
 
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """Evaluate a trained model: likelihood with its error, variational bound, distances of samples."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LikelihoodFlags:
+    """How the likelihood and its bound are measured."""
 
-    checkpoint: Path
-    """Folder of a run, or its checkpoint."""
-    out: Path
-    """FILE.json to write."""
-    data: str | None = None
-    """Other data of the same shape and kind, as for experiments.run; by default those of the run."""
-    data_dir: Path | None = None
-    """Where the files of mnist, fashion-mnist and cifar10 are; by default where the run had them."""
-    examples: int | None = None
-    """Held-out examples to evaluate, the first ones; by default all."""
-    flow_examples: int | None = None
-    """The first of them whose likelihood the flow gives, the dear part; by default all. The bound is had of all."""
+    HEADING: ClassVar[str] = "likelihood"
+
     probes: int | None = None
     """Hutchinson probes an example, 0 for the exact divergence; by default as in the run."""
     repeats: int | None = None
@@ -57,16 +47,50 @@ class Flags:
     """Of times and noise in one estimate of the variational bound of integer data; 0 for no bound."""
     bound_repeats: int = 8
     """Estimates of it."""
+    flow_examples: int | None = None
+    """The first of them whose likelihood the flow gives, the dear part; by default all. The bound is had of all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplesFlags:
+    """Samples beside the held-out examples."""
+
+    HEADING: ClassVar[str] = "samples"
+
     samples: int | None = None
     """Samples whose distances are measured, 0 for none; by default as in the run."""
     sample_evaluations: int = 100
     """Network evaluations of each of them, by ss.best_solver."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkFlags:
+    """How it is done."""
+
+    HEADING: ClassVar[str] = "work"
+
     seed: int = 0
     """Seed of the noise, the probes and the samples."""
     batch: int = 256
     """Examples evaluated at once, over all devices."""
     raw: bool = False
     """Take the last parameters instead of their moving average."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(LikelihoodFlags, SamplesFlags, WorkFlags):
+    """Evaluate a trained model: likelihood with its error, variational bound, distances of samples."""
+
+    checkpoint: Path
+    """Folder of a run, or its checkpoint."""
+    out: Path
+    """FILE.json to write."""
+    data: str | None = None
+    """Other data of the same shape and kind, as for experiments.run; by default those of the run."""
+    data_dir: Path | None = None
+    """Where the files of mnist, fashion-mnist and cifar10 are; by default where the run had them."""
+    examples: int | None = None
+    """Held-out examples to evaluate, the first ones; by default all."""
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
@@ -87,7 +111,7 @@ class Flags:
 
     def settings(self, opened: Opened) -> Settings:
         """How the likelihood is measured."""
-        config = opened.config
+        config = opened.config.evaluation
         probes = config.likelihood_probes if self.probes is None else self.probes
         repeats = self.repeats or config.likelihood_repeats
         bound = self.bound_draws, self.bound_repeats, self.flow_examples
@@ -112,39 +136,38 @@ def program(flags: Flags, console: Console) -> None:
     """Evaluate, write, and print the result."""
     flags.check()
     opened = open_run(flags.checkpoint)
-    data, (params, which) = _evaluated(flags, opened), opened.parameters(raw=flags.raw)
-    held_out = data.held_out[: flags.examples]
-    settings, count = flags.settings(opened), opened.config.samples if flags.samples is None else flags.samples
-    step = int(opened.state.step)
-    plan = {"parameters": which, "parameters_sha256": digest(params), "step": step}
-    plan |= {"data": data.name, "examples": len(held_out), "seed": flags.seed, "batch": flags.batch}
+    data, model, (params, which) = _evaluated(flags, opened), opened.model, opened.parameters(raw=flags.raw)
+    held_out, settings = data.held_out[: flags.examples], flags.settings(opened)
+    count = opened.config.evaluation.samples if flags.samples is None else flags.samples
+    known = classes.known(opened.config.objective, data, flags.examples)
+    plan = {"parameters": "raw" if flags.raw else "average", "examples": len(held_out), "seed": flags.seed}
     plan |= dataclasses.asdict(settings) | {"samples": count, "sample_evaluations": flags.sample_evaluations}
-    if finished(flags.out, flags.out, plan):
-        console.print(f"{flags.out} is complete; nothing to do", highlight=False)
-        return
-    console.print(f"{flags.checkpoint}, step {step}, {which}; {data.describe()}", highlight=False)
-    started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
-    work, score = Work(flags.batch, parts, console), opened.model.score(params)
-    scaled = dataclasses.replace(opened.data, mixture=data.mixture, train=data.train, train_labels=data.train_labels)
-    key = jax.random.fold_in(jax.random.key(flags.seed), 0)
-    known = classes.known(dataclasses.replace(opened.config, likelihood_examples=flags.examples), data)
-    values, figures = likelihood(key, scaled, opened.model, score, held_out, settings, work, classes=known)
-    result: dict[str, Any] = {"plan": plan, "checkpoint": str(flags.checkpoint), "likelihood": figures}
-    if known is not None:
-        result["classes"] = classes.evaluate(key, scaled, opened.model, score, held_out, known, settings, work)
-    if count:
-        key_samples = jax.random.fold_in(jax.random.key(flags.seed), 1)
-        table = ss.best_solver(opened.model.sde, flags.sample_evaluations, sigma_data=opened.model.precond.sigma_data)
-        result |= draws.compared(key_samples, flags.seed, scaled, score, table, count, held_out, work)
-    result |= {"seconds": round(time.monotonic() - started, 1)} | machine.environment("evaluate")
-    try:
+    train = draws.some_of_training(flags.seed, data, count) if count else None
+    read = of_examples(data.name, held_out, known, train, None if known is None else data.train_labels)
+
+    def make(work: Work) -> dict[str, Any]:
+        step, score = int(opened.state.step), model.score(params)
+        console.print(f"{flags.checkpoint}, step {step}, {which}; {data.describe()}", highlight=False)
+        own = {"mixture": data.mixture, "train": data.train, "train_labels": data.train_labels}
+        scaled = dataclasses.replace(opened.data, **own)
+        names = ("likelihood", "classifier", "samples")
+        key, key_classifier, key_samples = (stream(flags.seed, name) for name in names)
+        values, figures = likelihood(key, scaled, model, score, held_out, settings, work, classes=known)
+        about = {"checkpoint": str(flags.checkpoint), "step": step, "data": data.name, "likelihood": figures}
+        if known is not None:
+            keys = key, key_classifier
+            about["classes"] = classes.evaluate(*keys, scaled, model, score, held_out, known, settings, work)
+        if count:
+            table = ss.best_solver(model.sde, flags.sample_evaluations, sigma_data=model.precond.sigma_data)
+            about |= draws.compared(key_samples, flags.seed, scaled, score, table, count, held_out, work)
         write_arrays(flags.out.with_name(flags.out.name + ".npz"), values)
-        write_json(flags.out, result)
-    except OSError as error:
-        raise InputError(f"cannot write {flags.out}: {error.strerror}; choose another --out") from None
-    parts.remove()
-    _show(result, console)
-    console.print(f"{result['seconds']} s; {flags.out}, {flags.out}.npz", highlight=False)
+        return about
+
+    inputs = {"checkpoint": of_model(flags.checkpoint, opened, params), "data": read}
+    done = carry_out("evaluate", flags.out, plan, inputs, make, batch=flags.batch, console=console, manifest=flags.out)
+    if done:
+        _show(done, console)
+        console.print(f"{done['seconds']} s; {flags.out}, {flags.out}.npz", highlight=False)
 
 
 def _show(result: dict[str, Any], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""A trained model in two files that need nothing of this code to be read:
+"""A trained model in two files that need nothing of this code to be read.
 
     python -m experiments.export --checkpoint runs/digits-vp --out digits
 

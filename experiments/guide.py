@@ -10,33 +10,32 @@ continues where it was stopped. The words of --method are in ``guiding``.
 
 import dataclasses
 import math
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import arg
 
 import scoresde as ss
-from experiments.cli import commands, machine
-from experiments.cli.errors import InputError, one_of
-from experiments.cli.writing import write_arrays, write_json
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from experiments.cli.keys import stream
+from experiments.cli.writing import write_arrays
 from experiments.data.dataset import Data
 from experiments.figures.panels import save
 from experiments.guidance import figures as guide_figures
 from experiments.guidance.judge import Judge
-from experiments.guidance.methods import METHODS, Sources
-from experiments.measures.jobs import Arrays, Parts, Work, finished, parts_of
+from experiments.guidance.methods import METHODS, MethodWord, Sources
+from experiments.measures.inputs import Input, of_examples, of_model
+from experiments.measures.jobs import Arrays, Work, carry_out
 from experiments.measures.samples import draw
-from experiments.models.saved import Opened, digest, examples, open_run
+from experiments.models.saved import Opened, examples, open_run
 from experiments.models.solvers import DrawingFlags, check_class
 
-RAW, MANIFEST = "raw", "guide.json"
+RAW = "raw"  # of --weaker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class Flags(DrawingFlags):
     """Folder to write."""
     label: int | None = None
     """The one class to draw; by default all."""
-    method: Annotated[str, arg(metavar="{" + ",".join(METHODS) + "}")] = "classifier-free"
+    method: MethodWord = "classifier-free"
     """How the samples are guided."""
     weights: str = "0,1,2,4"
     """Weights: 0 is without the class, 1 as the model or Bayes' rule has it; of cfg++ strengths in [0, 1]."""
@@ -78,7 +77,6 @@ class Flags(DrawingFlags):
 def check(flags: Flags) -> None:
     """Raise InputError for the first flag that cannot be, before anything is read."""
     flags.check()
-    one_of("method", flags.method, METHODS)
     if flags.out.suffix:
         raise InputError(f"--out {flags.out} must be a folder")
     flags.at_least(each=2)
@@ -104,7 +102,7 @@ def asked(flags: Flags, opened: Opened) -> np.ndarray:
     """The classes to draw."""
     if opened.data.labels is None or opened.data.labels.classes is None:
         raise InputError(f"{flags.checkpoint} is of data without classes ({opened.data.name}): nothing to guide to")
-    if opened.config.condition == "none" and METHODS[flags.method].needs != "a classifier":
+    if opened.config.objective.condition == "none" and METHODS[flags.method].needs != "a classifier":
         raise InputError(
             f"{flags.checkpoint} knows no classes: train with --condition class, or take --method classifier"
         )
@@ -131,21 +129,24 @@ def scaling(opened: Opened) -> dict[str, Any]:
     return {name: record[name] for name in ("name", "event_shape", "levels", "mean", "std", "labels")}
 
 
-def sources(flags: Flags, opened: Opened, score: Any, table: ss.Table) -> tuple[Sources, dict[str, str]]:
-    """What the method guides with, and the digests of the parameters of other runs."""
-    model, log_probs, weaker, digests = opened.model, None, None, {}
+def sources(flags: Flags, opened: Opened, score: Any, table: ss.Table) -> tuple[Sources, dict[str, Input]]:
+    """What the method guides with, and the other models among it."""
+    model, log_probs, weaker, inputs = opened.model, None, None, {}
     if flags.classifier is not None:
         other = companion("classifier", flags.classifier, opened, "class")
-        log_probs, digests["classifier"] = other.model.log_probs(other.state.ema), digest(other.state.ema)
+        log_probs = other.model.log_probs(other.state.ema)
+        inputs["classifier"] = of_model(flags.classifier, other, other.state.ema)
     if flags.weaker == RAW:
-        weaker, digests["weaker"] = model.score(opened.state.params), digest(opened.state.params)
+        weaker = model.score(opened.state.params)
+        inputs["weaker"] = of_model(f"{flags.checkpoint} ({RAW})", opened, opened.state.params)
     elif flags.weaker is not None:
         other = companion("weaker", flags.weaker, opened, "score")
-        if other.config.condition == "none":
+        if other.config.objective.condition == "none":
             raise InputError(f"--weaker {flags.weaker} knows no classes: train it with --condition class")
-        weaker, digests["weaker"] = other.model.score(other.state.ema), digest(other.state.ema)
+        weaker = other.model.score(other.state.ema)
+        inputs["weaker"] = of_model(flags.weaker, other, other.state.ema)
     turned = score if flags.negative is None else ss.given(score, jnp.array([flags.negative], jnp.int32))
-    return Sources(model.sde, score, turned, log_probs, weaker, flags.interval, np.asarray(table.times)), digests
+    return Sources(model.sde, score, turned, log_probs, weaker, flags.interval, np.asarray(table.times)), inputs
 
 
 def guided(flags: Flags, made_of: Sources) -> dict[str, Any]:
@@ -160,10 +161,8 @@ def drawn(flags: Flags, data: Data, table: ss.Table, scores: dict[str, Any], cla
     """Samples (classes, each, *event) in raw units of each score, sample i of all of them from one noise."""
     rows, found = np.repeat(classes, flags.each).astype(np.int32), {}
     for name, score in scores.items():
-        x, broken = draw(name, jax.random.key(flags.seed), data, score, table, len(rows), work, rows)
+        x, broken = draw(name, stream(flags.seed, "samples"), data, score, table, len(rows), work, rows)
         if broken:
-            if work.parts:
-                work.parts.remove()
             raise InputError(f"{broken} of {len(x)} samples ({name}) are not finite: take more --evaluations")
         found[name] = x.reshape(len(classes), flags.each, *x.shape[1:])
     return found
@@ -172,39 +171,38 @@ def drawn(flags: Flags, data: Data, table: ss.Table, scores: dict[str, Any], cla
 def program(flags: Flags, console: Console) -> None:
     """Draw, judge, write, and say what came out."""
     check(flags)
-    started, opened = time.monotonic(), open_run(flags.checkpoint)
-    classes, model = asked(flags, opened), opened.model
-    params, which = opened.parameters(raw=flags.raw)
+    opened = open_run(flags.checkpoint)
+    classes, model, (params, which) = asked(flags, opened), opened.model, opened.parameters(raw=flags.raw)
     table = flags.table(model.sde, model.precond.sigma_data)
-    made_of, digests = sources(flags, opened, model.score(params), table)
-    plan = flags.plan(opened, params) | {"evaluations": table.num_evals, "method": flags.method, "label": flags.label}
-    plan |= {"guidance": flags.values(), "count": flags.each, "negative": flags.negative}
-    plan |= {"interval": flags.interval, "digests": digests}
-    if finished(flags.out, flags.out / MANIFEST, plan):
-        console.print(f"{flags.out} is complete; nothing to do", highlight=False)
-        return
-    console.print(f"{flags.checkpoint}, {which}, {flags.method}; {table.num_evals} evaluations", highlight=False)
-    data, scores = examples(opened.config, data_dir=flags.data_dir), guided(flags, made_of)
-    judge, parts = Judge(data, classes, flags.each), Parts(parts_of(flags.out), plan)
-    found = drawn(flags, opened.data, table, scores, classes, Work(flags.batch, parts, console))
-    key = jax.random.fold_in(jax.random.key(flags.seed), 1)
-    figures, real = [judge.of(key, x) for x in found.values()], judge.references(key)
-    names = opened.data.labels.names if opened.data.labels else None
-    about = {"plan": plan, "checkpoint": str(flags.checkpoint), "data": data.name, "real": real}
-    about |= {"classes": [names[c] if names else str(c) for c in classes]}
-    about |= {"weights": dict(zip(map(str, flags.values()), figures, strict=True))}
-    about |= {"seconds": round(time.monotonic() - started, 1)} | machine.environment("guide")
-    try:
+    made_of, inputs = sources(flags, opened, model.score(params), table)
+    scores = guided(flags, made_of)
+    judge = Judge(examples(opened.config, data_dir=flags.data_dir), classes, flags.each)
+    inputs |= {"checkpoint": of_model(flags.checkpoint, opened, params)}
+    inputs |= {"data": of_examples(judge.data.name, *judge.read)}
+    plan = flags.plan() | {"evaluations": table.num_evals, "method": flags.method, "label": flags.label}
+    plan |= {"guidance": flags.values(), "count": flags.each, "negative": flags.negative, "interval": flags.interval}
+
+    def make(work: Work) -> dict[str, Any]:
+        console.print(f"{flags.checkpoint}, {which}, {flags.method}; {table.num_evals} evaluations", highlight=False)
+        found = drawn(flags, opened.data, table, scores, classes, work)
+        key = stream(flags.seed, "distances")
+        figures, real = [judge.of(key, x) for x in found.values()], judge.references(key)
+        names = opened.data.labels.names if opened.data.labels else None
+        about = {"checkpoint": str(flags.checkpoint), "data": judge.data.name, "real": real}
+        about |= {"classes": [names[c] if names else str(c) for c in classes]}
+        about |= {"weights": dict(zip(map(str, flags.values()), figures, strict=True))}
         write(flags, about, found, judge)
-    except OSError as error:
-        raise InputError(f"cannot write to {flags.out}: {error.strerror or error}; choose another --out") from None
-    parts.remove()
-    console.print(result(flags.values(), figures, real))
-    console.print(f"{about['seconds']} s; {flags.out}", highlight=False)
+        return about
+
+    manifest = flags.out / "guide.json"
+    done = carry_out("guide", flags.out, plan, inputs, make, batch=flags.batch, console=console, manifest=manifest)
+    if done:
+        console.print(result(flags.values(), list(done["weights"].values()), done["real"]))
+        console.print(f"{done['seconds']} s; {flags.out}", highlight=False)
 
 
 def write(flags: Flags, about: dict[str, Any], found: Arrays, judge: Judge) -> None:
-    """The folder; it is complete when its manifest is there."""
+    """The folder, all but the manifest."""
     weights, figures, real = flags.values(), list(about["weights"].values()), about["real"]
     flags.out.mkdir(parents=True, exist_ok=True)
     write_arrays(flags.out / "samples.npz", found | {"classes": judge.classes})
@@ -213,7 +211,6 @@ def write(flags: Flags, about: dict[str, Any], found: Arrays, judge: Judge) -> N
     sheet = guide_figures.sheet(heads, notes, about["classes"], judge.real, judge.data.levels)
     save(sheet, flags.out / "samples.png")
     save(guide_figures.curves(weights, figures, real), flags.out / "curves.png")
-    write_json(flags.out / MANIFEST, about)
 
 
 def _note(figures: dict[str, Any]) -> str:

@@ -12,38 +12,37 @@ draws with the truth; the second fills in what is missing (NaN, or empty cells) 
     restored.png   truth, measurement, draws, their mean and standard deviation
     report.json    what was done and how far the draws are from the truth, in standard deviations of the data
 
-Draw k of example i depends on the seed, i and k; that of repaint, diffpir and twisted on --batch too. A job that was
-stopped continues with the same command.
+Draw k of example i depends on the seed, i and k alone. A job that was stopped continues with the same command.
 """
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 
 import scoresde as ss
-from experiments.cli import commands, machine
-from experiments.cli.errors import InputError, one_of
-from experiments.cli.writing import write_arrays, write_atomically, write_json
+from experiments.cli import commands
+from experiments.cli.errors import InputError
+from experiments.cli.keys import stream
+from experiments.cli.writing import write_arrays, write_atomically
 from experiments.data.dataset import Data
 from experiments.editing import restoration
 from experiments.editing.restoration import Problem
 from experiments.figures import stages
 from experiments.figures.stages import Stage
-from experiments.measures.jobs import Parts, Work, finished, parts_of, rows, spread_score
+from experiments.measures.inputs import Input, of_examples, of_file, of_model
+from experiments.measures.jobs import Work, carry_out, rows, spread_score
 from experiments.measures.likelihoods import of_rows
 from experiments.models.saved import Opened, examples, open_run
 from experiments.models.solvers import DrawingFlags, SolverWord, class_count
 
-METHODS: dict[str, Callable[..., Any]] = {
+MethodWord = Literal["dps", "mmps", "pigdm", "reconstruction", "replacement", "tmpd", "diffpir", "repaint", "twisted"]
+METHODS: dict[MethodWord, Callable[..., Any]] = {
     "dps": ss.inverse.dps,
     "mmps": ss.inverse.mmps,
     "pigdm": ss.inverse.pigdm,
@@ -51,7 +50,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "replacement": ss.inverse.replacement,
     "tmpd": ss.inverse.tmpd,
 }
-SAMPLERS: dict[str, Callable[..., Any]] = {
+SAMPLERS: dict[MethodWord, Callable[..., Any]] = {
     "diffpir": ss.inverse.diffpir,
     "repaint": ss.inverse.repaint,
     "twisted": ss.inverse.twisted_smc,
@@ -61,17 +60,13 @@ OF_UNIT_DATA = ("pigdm", "twisted")  # which are told the standard deviation of 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(DrawingFlags):
-    """Restore what was measured in part: inpainting, super-resolution, imputation, by draws from the posterior."""
+class MeasurementFlags:
+    """What is measured, of held-out examples."""
 
-    out: Path
-    """Folder to write."""
-    operator: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(restoration.OPERATORS) + "}")] = None
+    HEADING: ClassVar[str] = "measurement"
+
+    operator: restoration.OperatorWord | None = None
     """What is measured of held-out examples; box by default."""
-    input: Path | None = None
-    """A file of your examples instead, .npy .npz .csv, in which what is missing is NaN or an empty cell."""
-    method: Annotated[str, tyro.conf.arg(metavar="{" + ",".join((*METHODS, *SAMPLERS)) + "}")] = "mmps"
-    """How the posterior is drawn from."""
     noise: float = 0.05
     """Standard deviation of the noise of the measurement, in those of the data."""
     keep: float = 0.5
@@ -82,6 +77,18 @@ class Flags(DrawingFlags):
     """blur: in pixels."""
     missing: str | None = None
     """columns: those that are missing, by number from 1, such as 2,5; span: what is missing, START:STOP."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(MeasurementFlags, DrawingFlags):
+    """Restore what was measured in part: inpainting, super-resolution, imputation, by draws from the posterior."""
+
+    out: Path
+    """Folder to write."""
+    input: Path | None = None
+    """A file of your examples instead, .npy .npz .csv, in which what is missing is NaN or an empty cell."""
+    method: MethodWord = "mmps"
+    """How the posterior is drawn from."""
     n: int = 8
     """Held-out examples, the first ones."""
     each: int = 8
@@ -99,8 +106,6 @@ class Flags(DrawingFlags):
         """Raise InputError for the first flag that cannot be."""
         super().check()
         self.at_least(n=1, each=2, factor=1)
-        one_of("method", self.method, (*METHODS, *SAMPLERS))
-        one_of("operator", self.operator or "box", restoration.OPERATORS)
         for name in ("noise", "std"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
@@ -117,7 +122,7 @@ class Flags(DrawingFlags):
 def _draws(flags: Flags, opened: Opened, score: Any, problem: Problem, name: str, work: Work) -> np.ndarray:
     """Points (m, each, *event) in model units."""
     data, model, m = opened.data, opened.model, len(problem.y)
-    sde, key = model.sde, jax.random.fold_in(jax.random.key(flags.seed), 1)
+    sde, key = model.sde, stream(flags.seed, "draws")
     y, which = np.repeat(problem.y, flags.each, axis=0), np.repeat(problem.where, flags.each)
     known = None if flags.label is None else np.full(len(y), flags.label, np.int32)
     score_of = of_rows(score, known)
@@ -131,10 +136,8 @@ def _draws(flags: Flags, opened: Opened, score: Any, problem: Problem, name: str
         if flags.method in METHODS:
             guided = METHODS[flags.method](sde, score_of(first, size), *measured, **options)
             return {"x": ss.sample(key, guided, table, shape, first=number + first)}
-        grid = ss.log_snr_grid(sde, flags.evaluations)
-        own = jax.random.fold_in(key, number + first)
-        sampler = SAMPLERS[flags.method]
-        return {"x": sampler(own, sde, score_of(first, size), *measured, grid, shape=shape, **options)}
+        grid, here = ss.log_snr_grid(sde, flags.evaluations), {"shape": shape, "first": number + first}
+        return {"x": SAMPLERS[flags.method](key, sde, score_of(first, size), *measured, grid, **here, **options)}
 
     return work.run(name, job, len(y))["x"].reshape(m, flags.each, *data.event_shape)
 
@@ -143,6 +146,8 @@ class Given(NamedTuple):
     """What is to be restored: held-out examples whose ``truth`` is known, or a file with missing values."""
 
     problems: list[Problem]
+    read: tuple[str, Input]
+    """Its role and content."""
     truth: np.ndarray | None = None
     incomplete: np.ndarray | None = None
     """The values of the file, NaN where missing."""
@@ -154,47 +159,48 @@ def _given(flags: Flags, opened: Opened) -> Given:
     if flags.input is None:
         flags = dataclasses.replace(flags, operator=flags.operator or "box")
         truth = examples(opened.config, data_dir=flags.data_dir).held_out[: flags.n]
-        return Given(restoration.measured(flags, data, truth), truth)
+        return Given(restoration.measured(flags, data, truth), ("data", of_examples(data.name, truth)), truth)
     x, header = restoration.read(flags.input, data)
-    return Given(restoration.incomplete(data, x), None, x, header)
+    return Given(restoration.incomplete(data, x), ("input", of_file(flags.input)), None, x, header)
 
 
 def program(flags: Flags, console: Console) -> None:
     """Measure, draw, compare, write, and say where."""
-    started = time.monotonic()
     flags.check()
     opened = open_run(flags.checkpoint)
     data, (params, which) = opened.data, opened.parameters(raw=flags.raw)
     class_count(opened, flags.label)
     given = _given(flags, opened)
-    problems, count = given.problems, sum(len(problem.where) for problem in given.problems)
-    asked = ("operator", "input", "method", "noise", "keep", "factor", "std", "missing", "each", "label", "evaluations")
-    plan = flags.plan(opened, params) | {name: getattr(flags, name) for name in asked} | {"n": count}
-    report = flags.out / "report.json"
-    if finished(flags.out, report, plan):
-        return console.print(f"{flags.out} is complete; nothing to do", highlight=False)
-    console.print(f"{flags.checkpoint}, {which}; {flags.method} on {count} examples of {data.name}", highlight=False)
-    score, parts = spread_score(opened.model.score(params)), Parts(parts_of(flags.out), plan)
-    work = Work(flags.batch if len(problems) == 1 else flags.each, parts, console)
-    draws = np.empty((count, flags.each, *data.event_shape), np.float32)
-    before = np.empty((count, *data.event_shape), np.float32)
-    for i, problem in enumerate(problems):
-        draws[problem.where] = _draws(flags, opened, score, problem, f"draws{i or ''}", work)
-        before[problem.where] = problem.least_squares(data.event_shape)
-    if not np.isfinite(draws).all():
-        parts.remove()
-        raise InputError(f"--method {flags.method}: some draws are not finite; take more --evaluations or --noise")
-    result: dict[str, Any] = {"plan": plan, "checkpoint": str(flags.checkpoint)}
-    if given.truth is not None:
-        result["compared"] = restoration.compared(data, problems[0], draws, given.truth, flags.noise)
-    _write(flags, data, draws, before, given)
-    result["seconds"] = round(time.monotonic() - started, 1)
-    write_json(report, result | machine.environment("inverse"))
-    parts.remove()
-    for name, value in result.get("compared", {}).items():
-        console.print(f"{name.replace('_', ' '):14s} {value:.3f}", highlight=False)
-    console.print(f"{result['seconds']} s; {flags.out / 'restored.png'}, draws.npz, report.json", highlight=False)
-    return None
+    count = sum(len(problem.where) for problem in given.problems)
+    asked = ("operator", "method", "noise", "keep", "factor", "std", "missing", "each", "label", "evaluations")
+    plan = flags.plan() | {name: getattr(flags, name) for name in asked} | {"n": count}
+
+    def make(work: Work) -> dict[str, Any]:
+        console.print(
+            f"{flags.checkpoint}, {which}; {flags.method} on {count} examples of {data.name}", highlight=False
+        )
+        score = spread_score(opened.model.score(params))
+        draws = np.empty((count, flags.each, *data.event_shape), np.float32)
+        before = np.empty((count, *data.event_shape), np.float32)
+        for i, problem in enumerate(given.problems):
+            draws[problem.where] = _draws(flags, opened, score, problem, f"draws{i or ''}", work)
+            before[problem.where] = problem.least_squares(data.event_shape)
+        if not np.isfinite(draws).all():
+            raise InputError(f"--method {flags.method}: some draws are not finite; take more --evaluations or --noise")
+        about: dict[str, Any] = {"checkpoint": str(flags.checkpoint)}
+        if given.truth is not None:
+            about["compared"] = restoration.compared(data, given.problems[0], draws, given.truth, flags.noise)
+        _write(flags, data, draws, before, given)
+        return about
+
+    inputs, report = dict([("checkpoint", of_model(flags.checkpoint, opened, params)), given.read]), "report.json"
+    done = carry_out(
+        "inverse", flags.out, plan, inputs, make, batch=flags.batch, console=console, manifest=flags.out / report
+    )
+    if done:
+        for name, value in done.get("compared", {}).items():
+            console.print(f"{name.replace('_', ' '):14s} {value:.3f}", highlight=False)
+        console.print(f"{done['seconds']} s; {flags.out / 'restored.png'}, draws.npz, {report}", highlight=False)
 
 
 def _write(flags: Flags, data: Data, draws: np.ndarray, before: np.ndarray, given: Given) -> None:
@@ -213,15 +219,12 @@ def _write(flags: Flags, data: Data, draws: np.ndarray, before: np.ndarray, give
     if given.incomplete is not None:
         arrays["filled"] = np.where(np.isnan(given.incomplete), mean, given.incomplete)
     shown = [stage._replace(x=stage.x[:MOST_SHOWN]) for stage in shown]
-    try:
-        flags.out.mkdir(parents=True, exist_ok=True)
-        write_arrays(flags.out / "draws.npz", arrays)
-        stages.picture(flags.out / "restored.png", shown, data.levels)
-        if given.header:
-            lines = [",".join(f"{value:.9g}" for value in row) for row in arrays["filled"]]
-            write_atomically(flags.out / "filled.csv", "\n".join([",".join(given.header), *lines]) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {flags.out}: {error.strerror or error}; choose another --out") from None
+    flags.out.mkdir(parents=True, exist_ok=True)
+    write_arrays(flags.out / "draws.npz", arrays)
+    stages.picture(flags.out / "restored.png", shown, data.levels)
+    if given.header:
+        lines = [",".join(f"{value:.9g}" for value in row) for row in arrays["filled"]]
+        write_atomically(flags.out / "filled.csv", "\n".join([",".join(given.header), *lines]) + "\n")
 
 
 def main() -> None:

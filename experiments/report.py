@@ -6,29 +6,35 @@ reads config.json, environment.json, metrics.jsonl, arrays.npz and report.json, 
 No model code is imported: a report needs no accelerator, no network and no checkpoint.
 """
 
-import sys
+import dataclasses
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 
-from experiments.cli.errors import InputError
+from experiments.cli import commands
 from experiments.figures.report import table, write
 
 
-def main(arguments: list[str]) -> int:
-    """Command line: remake the report of FOLDER; a mistake is one line on standard error and exit code 2."""
-    try:
-        if len(arguments) != 1:
-            raise InputError(f"expected one folder, got {len(arguments)}: python -m experiments.report FOLDER")
-        result = write(arguments[0])
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    console = Console(soft_wrap=True)
-    console.print(table(result))
-    console.print(f"report: {Path(arguments[0]) / 'report.md'}", highlight=False, markup=False)
-    return 0
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Write the report of a run again, from what is in its folder."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run, such as runs/digits-vp."""
+
+
+def program(flags: Flags, console: Console) -> None:
+    """Write the report and print its table."""
+    console.print(table(write(flags.folder)))
+    console.print(f"report: {flags.folder / 'report.md'}", highlight=False, markup=False)
+
+
+def main() -> None:
+    """Command line; see ``commands.main``."""
+    commands.main(Flags, "report", program, cached=None)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    main()

@@ -6,19 +6,17 @@ Everything goes to runs/DATA-SDE/: config.json, environment.json, metrics.jsonl,
 report.md and figures/. The same command continues an interrupted run and ends with the same bits.
 """
 
-import dataclasses
 import time
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from experiments.cli import commands
+from experiments.cli.keys import stream
 from experiments.cli.writing import write_arrays
 from experiments.data.dataset import Data
 from experiments.figures import report
-from experiments.measures import classes, likelihoods
-from experiments.measures import samples as draws
+from experiments.measures import classes, likelihoods, samples
 from experiments.measures.jobs import Arrays, Parts, Work
 from experiments.models.build import Model
 from experiments.models.flags import Config
@@ -27,18 +25,20 @@ from experiments.training.session import about, close, train
 
 def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) -> tuple[Arrays, dict[str, Any]]:
     """Sample three ways and measure the likelihood of the held-out examples; returns what is drawn and the figures."""
-    score = model.score(params)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
-    arrays, samples, real = draws.sample_all(keys[0], config, data, model, score, work)
-    arrays |= {"real": data.held_out} | draws.trajectories(keys[1], data, model, score)
-    settings = likelihoods.Settings(config.likelihood_probes, config.likelihood_repeats)
-    evaluated, known = data.held_out[: config.likelihood_examples], classes.known(config, data)
-    log_prob, likelihood = likelihoods.likelihood(keys[2], data, model, score, evaluated, settings, work, classes=known)
-    figures = {"likelihood": likelihood, "real": real, "samples": samples}
+    how, seed, score = config.evaluation, config.seed, model.score(params)
+    names = ("samples", "trajectories", "likelihood", "classifier", "class sheets")
+    key_samples, key_trajectories, key_likelihood, key_classifier, key_sheets = (stream(seed, name) for name in names)
+    of = samples.drawn_classes(config.objective, seed, data, how.samples)
+    arrays, drawn, real = samples.sample_all(key_samples, seed, data, model, score, how.samples, work, of)
+    arrays |= {"real": data.held_out} | samples.trajectories(key_trajectories, data, model, score)
+    settings = likelihoods.Settings(how.likelihood_probes, how.likelihood_repeats)
+    x, known = data.held_out[: how.likelihood_examples], classes.known(config.objective, data, how.likelihood_examples)
+    log_prob, likelihood = likelihoods.likelihood(key_likelihood, data, model, score, x, settings, work, classes=known)
+    figures = {"likelihood": likelihood, "real": real, "samples": drawn}
     if known is not None:
-        figures["classes"] = classes.evaluate(keys[2], data, model, score, evaluated, known, settings, work)
-        figures["classes"]["weights"] = [f"{w:g}" for w in classes.WEIGHTS]
-        arrays |= classes.sheets(jax.random.fold_in(keys[0], 2), data, model, score, work)
+        told = classes.evaluate(key_likelihood, key_classifier, data, model, score, x, known, settings, work)
+        figures["classes"] = told | {"weights": [f"{w:g}" for w in classes.WEIGHTS]}
+        arrays |= classes.sheets(key_sheets, data, model, score, work)
     return arrays | log_prob, figures
 
 
@@ -49,8 +49,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         return {}
     config, data, model, params, training, manifest = trained
     folder = config.folder
-    parts = Parts(folder / "parts", dataclasses.asdict(config) | {"workdir": None}, replace=True)
-    arrays, figures = evaluate(config, data, model, params, Work(config.evaluation_batch, parts, console))
+    parts = Parts(folder / "parts", config.flat() | {"workdir": None, "keys": "by name"}, replace=True)
+    arrays, figures = evaluate(config, data, model, params, Work(config.evaluation.evaluation_batch, parts, console))
     write_arrays(folder / "arrays.npz", arrays, compressed=True)
     result = about(config, data, model) | {"training": training} | figures
     close(trained, result, started)
@@ -65,7 +65,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def main() -> None:
     """Command line; see ``commands.main``."""
-    commands.main(Config, "run", run, cached=lambda config: config.compile_cache)
+    commands.main(Config, "run", run, cached=lambda config: config.engine.compile_cache)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,20 @@ and beside it the manifest (FILE.npz.json): which parameters, solver, grid, eval
 
 import dataclasses
 import math
-import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 
 import scoresde as ss
-from experiments.cli import commands, machine
+from experiments.cli import commands
 from experiments.cli.errors import InputError
-from experiments.cli.writing import write_arrays, write_json, write_pictures
+from experiments.cli.writing import write_arrays, write_pictures
 from experiments.figures import panels, run_figures
-from experiments.measures.jobs import Parts, Work, finished, parts_of
+from experiments.measures.inputs import of_model
+from experiments.measures.jobs import Work, carry_out
 from experiments.measures.samples import draw
 from experiments.models.saved import Opened, open_run
 from experiments.models.solvers import DrawingFlags, class_count
@@ -56,17 +57,13 @@ class Flags(DrawingFlags):
 
 
 def _write(out: Path, samples: np.ndarray, levels: int | None) -> None:
-    """The samples in the form that the name asks for; a folder is complete when its manifest is there."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".npz":
-            write_arrays(out, {"arr_0": samples})
-        elif out.suffix == ".png":
-            run_figures.sheet(out, samples, levels, samples)
-        else:
-            write_pictures(out, panels.pixels(samples, *run_figures.scale(samples, levels)))
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}; choose another --out") from None
+    """The samples in the form that the name asks for."""
+    if out.suffix == ".npz":
+        write_arrays(out, {"arr_0": samples})
+    elif out.suffix == ".png":
+        run_figures.sheet(out, samples, levels, samples)
+    else:
+        write_pictures(out, panels.pixels(samples, *run_figures.scale(samples, levels)))
 
 
 def _classes(flags: Flags, opened: Opened) -> np.ndarray | None:
@@ -91,32 +88,32 @@ def program(flags: Flags, console: Console) -> None:
     known = _classes(flags, opened)
     params, which = opened.parameters(raw=flags.raw)
     table = flags.table(model.sde, model.precond.sigma_data)
-    plan = flags.plan(opened, params) | {"evaluations": table.num_evals, "count": flags.n}
+    plan = flags.plan() | {"evaluations": table.num_evals, "count": flags.n}
     plan |= {"label": flags.label, "guidance": flags.guidance}
-    manifest = flags.out.with_name(flags.out.name + ".json")
-    if finished(flags.out, manifest, plan):
-        console.print(f"{flags.out} is complete; nothing to do", highlight=False)
-        return
-    where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
-    console.print(f"{flags.checkpoint}, step {plan['step']}, {which}; {flags.solver} on {where}", highlight=False)
-    if table.num_evals < flags.evaluations:
-        console.print(f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}")
-    started, parts = time.monotonic(), Parts(parts_of(flags.out), plan)
-    key, work = jax.random.key(flags.seed), Work(flags.batch, parts, console)
-    score = model.score(params)
-    if known is not None:
-        score = ss.guidance.classifier_free(score, score, flags.guidance)
-    samples, broken = draw("samples", key, data, score, table, flags.n, work, known)
-    if broken:
-        parts.remove()
-        raise InputError(f"{broken} of {flags.n} samples are not finite: take more --evaluations or another --solver")
-    _write(flags.out, samples, data.levels)
-    seconds = round(time.monotonic() - started, 1)
-    about = {"checkpoint": str(flags.checkpoint), "data": data.name, "levels": data.levels, "shape": samples.shape}
-    about |= {"dtype": str(samples.dtype), "seconds": seconds}
-    write_json(manifest, {"plan": plan} | about | machine.environment("sample"))
-    parts.remove()
-    console.print(f"{flags.n} samples in {seconds} s: {flags.out}, {manifest}", highlight=False)
+
+    def make(work: Work) -> dict[str, Any]:
+        where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
+        step = int(opened.state.step)
+        console.print(f"{flags.checkpoint}, step {step}, {which}; {flags.solver} on {where}", highlight=False)
+        if table.num_evals < flags.evaluations:
+            console.print(
+                f"{flags.solver} cannot take {flags.evaluations} evaluations; nearest below: {table.num_evals}"
+            )
+        score = model.score(params)
+        if known is not None:
+            score = ss.guidance.classifier_free(score, score, flags.guidance)
+        x, broken = draw("samples", jax.random.key(flags.seed), data, score, table, flags.n, work, known)
+        if broken:
+            raise InputError(
+                f"{broken} of {flags.n} samples are not finite: take more --evaluations or another --solver"
+            )
+        _write(flags.out, x, data.levels)
+        about = {"checkpoint": str(flags.checkpoint), "step": step, "data": data.name, "levels": data.levels}
+        return about | {"shape": x.shape, "dtype": str(x.dtype)}
+
+    inputs = {"checkpoint": of_model(flags.checkpoint, opened, params)}
+    if about := carry_out("sample", flags.out, plan, inputs, make, batch=flags.batch, console=console):
+        console.print(f"{flags.n} samples in {about['seconds']} s: {flags.out}, {flags.out}.json", highlight=False)
 
 
 def main() -> None:

@@ -20,14 +20,14 @@ one with more values or seeds does only what is new. Cells run in as many proces
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import tyro
 from rich.console import Console
 
 from experiments.cli import commands, machine
-from experiments.cli.errors import InputError, Interrupted, one_of
+from experiments.cli.errors import InputError, Interrupted, check_words
 from experiments.cli.progress import progress
 from experiments.cli.writing import write_atomically, write_json
 from experiments.sweeps import cells as of_cells
@@ -38,8 +38,26 @@ from experiments.sweeps.launch import launched
 POLL_SECONDS = 0.5
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkersFlags:
+    """Who does the work."""
+
+    HEADING: ClassVar[str] = "workers"
+
+    jobs: int | None = None
+    """Processes at a time; by default one for each GPU, else one."""
+    cluster: Literal["none", "local", "slurm"] = "none"
+    """Run the jobs by submitit: on SLURM, or local to try it."""
+    cluster_options: tuple[str, ...] = ()
+    """Settings of submitit's executor, such as timeout_min=60 slurm_partition=gpu gpus_per_node=1."""
+    code: str | None = None
+    """Take the cells of this code (a folder in OUT/cells) instead of those of the present one."""
+    compile_cache: bool = True
+    """Keep compiled programs in the user's cache folder."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Flags:
+class Flags(WorkersFlags):
     """Train and measure a grid or a list of settings with several seeds; one table, figures with intervals."""
 
     grid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE,...")] = ()
@@ -50,16 +68,6 @@ class Flags:
     """How many, or which: 0,1,7."""
     out: Path = Path("sweeps/sweep")
     """Folder of the sweep."""
-    jobs: int | None = None
-    """Processes at a time; by default one for each GPU, else one."""
-    cluster: Annotated[str, tyro.conf.arg(metavar="{none,local,slurm}")] = "none"
-    """Run the jobs by submitit: on SLURM, or local to try it."""
-    cluster_options: tuple[str, ...] = ()
-    """Settings of submitit's executor, such as timeout_min=60 slurm_partition=gpu gpus_per_node=1."""
-    code: str | None = None
-    """Take the cells of this code (a folder in OUT/cells) instead of those of the present one."""
-    compile_cache: bool = True
-    """Keep compiled programs in the user's cache folder."""
     dry_run: bool = False
     """List the cells and stop."""
     axes: bool = False
@@ -67,7 +75,7 @@ class Flags:
 
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
-        one_of("cluster", self.cluster, ("none", "local", "slurm"))
+        check_words(self)
         if self.jobs is not None and self.jobs < 1:
             raise InputError(f"--jobs must be at least 1, got {self.jobs}")
         if not (self.grid or self.cells):
@@ -125,9 +133,8 @@ def program(flags: Flags, console: Console) -> None:
 
 def listing() -> list[str]:
     """The axes, a line each."""
-    fields = [f for kind in (of_cells.Measurement, of_cells.Config) for f in dataclasses.fields(kind)]
     hidden = (*of_cells.REFUSED, "target")
-    return [f"{field.name} (default {field.default})" for field in fields if field.name not in hidden]
+    return [f"{name} (default {value})" for name, value in of_cells.DEFAULTS.items() if name not in hidden]
 
 
 def cells_folder(flags: Flags, console: Console) -> Path:

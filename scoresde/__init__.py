@@ -67,10 +67,13 @@ from scoresde.training.trainer import State as State
 from scoresde.training.trainer import Trainer as Trainer
 from scoresde.training.weights import likelihood_weight as likelihood_weight
 from scoresde.training.weights import noise_weight as noise_weight
+from scoresde.units import Units as Units
 
 __version__ = "0.1.0"
 
 __all__ = [
+    # raw data and model units
+    "Units",
     # SDEs
     "SDE",
     "VP",

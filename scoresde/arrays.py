@@ -1,5 +1,6 @@
 """Arrays and keys: axes added and flattened, float64 on the host, and what is random for example i."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,20 @@ import numpy as np
 from jax.typing import ArrayLike
 
 SHORTEST = 64  # what on_host lengthens to at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """``function`` whose first arguments are given, hashable values: equal to another such, unlike a ``partial``.
+
+    So functions made anew of the same values, as static parts of a ``jax.tree_util.Partial``, compile once.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*self.arguments, *args)
 
 
 def expand(t: jax.Array, x: jax.Array) -> jax.Array:
@@ -47,6 +62,19 @@ def _host_device() -> Any:
 def is_concrete(value: object) -> bool:
     """Whether ``value`` is a number now, so that it can be checked, rather than a tracer inside ``jit``."""
     return not isinstance(value, jax.core.Tracer)
+
+
+def number(first: ArrayLike) -> jax.Array:
+    """``first``, the number of a first example, as int32 (): a function compiles once for all kinds of whole numbers.
+
+    Raises:
+        ValueError: it is no whole number of at least 0.
+    """
+    value = first if isinstance(first, jax.Array) else np.asarray(first)
+    whole = value.ndim == 0 and value.dtype.kind in "iu"
+    if not whole or (is_concrete(value) and value < 0):
+        raise ValueError(f"first must be a whole number of at least 0, got {first!r}")
+    return jnp.asarray(value, jnp.int32)
 
 
 def example_keys(key: jax.Array, batch: int, first: ArrayLike = 0) -> jax.Array:

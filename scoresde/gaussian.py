@@ -69,15 +69,15 @@ class GaussianMixture:
         return self.means.shape[1:]
 
     @partial(jax.jit, static_argnames="n")
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draw (n, *event) exact samples; sample i depends on (key, i) alone."""
+    def sample(self, key: jax.Array, n: int, first: ArrayLike = 0) -> jax.Array:
+        """Draw (n, *event) exact samples; row i is sample first + i of ``key``, a function of the two alone."""
 
         def draw(key: jax.Array) -> jax.Array:
             key_component, key_noise = jax.random.split(key)
             k = jax.random.categorical(key_component, jnp.log(self.weights))
             return self.means[k] + self.stds[k] * jax.random.normal(key_noise, self.event_shape, self.means.dtype)
 
-        return jax.vmap(draw)(example_keys(key, n))
+        return jax.vmap(draw)(example_keys(key, n, first))
 
     @jax.jit
     def log_prob(self, x: ArrayLike) -> jax.Array:
@@ -141,8 +141,8 @@ class CorrelatedMixture:
         return jnp.einsum("k,kij->ij", self.weights, self.covariances + away[:, :, None] * away[:, None, :])
 
     @partial(jax.jit, static_argnames="n")
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draw (n, D) exact samples; sample i depends on (key, i) alone."""
+    def sample(self, key: jax.Array, n: int, first: ArrayLike = 0) -> jax.Array:
+        """Draw (n, D) exact samples; row i is sample first + i of ``key``, a function of the two alone."""
         roots = jnp.linalg.cholesky(self.covariances)
 
         def draw(key: jax.Array) -> jax.Array:
@@ -150,7 +150,7 @@ class CorrelatedMixture:
             k = jax.random.categorical(key_component, jnp.log(self.weights))
             return self.means[k] + roots[k] @ jax.random.normal(key_noise, self.means.shape[1:], self.means.dtype)
 
-        return jax.vmap(draw)(example_keys(key, n))
+        return jax.vmap(draw)(example_keys(key, n, first))
 
     @jax.jit
     def log_joint(self, x: ArrayLike) -> jax.Array:

@@ -21,19 +21,13 @@ A solver takes any decreasing sequence of times within [t_min, t_max]; these are
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from scoresde.angle import angle_of
 from scoresde.arrays import on_host
+from scoresde.checks import whole
 from scoresde.sde import SDE
-
-
-def _positive(name: str, n: int) -> int:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {n!r}")
-    return int(n)
 
 
 def _positive_real(name: str, value: float) -> None:
@@ -54,12 +48,12 @@ def _from_log_snr(sde: SDE, log_snr: np.ndarray) -> np.ndarray:
 
 def uniform_grid(sde: SDE, n: int) -> np.ndarray:
     """n steps of equal length in t, from t_max to t_min: (n + 1,)."""
-    return np.linspace(sde.t_max, sde.t_min, _positive("n", n) + 1)
+    return np.linspace(sde.t_max, sde.t_min, whole("n", n) + 1)
 
 
 def quadratic_grid(sde: SDE, n: int) -> np.ndarray:
     """n steps of equal length in sqrt(t), from t_max to t_min: (n + 1,)."""
-    grid = np.linspace(np.sqrt(sde.t_max), np.sqrt(sde.t_min), _positive("n", n) + 1) ** 2
+    grid = np.linspace(np.sqrt(sde.t_max), np.sqrt(sde.t_min), whole("n", n) + 1) ** 2
     grid[0], grid[-1] = sde.t_max, sde.t_min
     return grid
 
@@ -67,7 +61,7 @@ def quadratic_grid(sde: SDE, n: int) -> np.ndarray:
 def log_snr_grid(sde: SDE, n: int) -> np.ndarray:
     """n steps of equal length in the log-SNR, from t_max to t_min: (n + 1,)."""
     start, end = _ends(sde)
-    return _from_log_snr(sde, np.linspace(start, end, _positive("n", n) + 1))
+    return _from_log_snr(sde, np.linspace(start, end, whole("n", n) + 1))
 
 
 def polyexponential_grid(sde: SDE, n: int, rho: float = 1.0) -> np.ndarray:
@@ -77,14 +71,14 @@ def polyexponential_grid(sde: SDE, n: int, rho: float = 1.0) -> np.ndarray:
     """
     _positive_real("rho", rho)
     start, end = _ends(sde)
-    return _from_log_snr(sde, end + (start - end) * np.linspace(1, 0, _positive("n", n) + 1) ** rho)
+    return _from_log_snr(sde, end + (start - end) * np.linspace(1, 0, whole("n", n) + 1) ** rho)
 
 
 def karras_grid(sde: SDE, n: int, rho: float = 7.0) -> np.ndarray:
     """n steps of equal length in (sigma/alpha)^(1/rho), from t_max to t_min: (n + 1,). rho > 0; rho = 7 is EDM's."""
     _positive_real("rho", rho)
     start, end = np.exp(-0.5 * _ends(sde) / rho)
-    return _from_log_snr(sde, -2 * rho * np.log(np.linspace(start, end, _positive("n", n) + 1)))
+    return _from_log_snr(sde, -2 * rho * np.log(np.linspace(start, end, whole("n", n) + 1)))
 
 
 def angle_grid(sde: SDE, n: int, rho: float = 0.3, share: float = 0.3) -> np.ndarray:
@@ -98,16 +92,13 @@ def angle_grid(sde: SDE, n: int, rho: float = 0.3, share: float = 0.3) -> np.nda
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share!r}")
     ends = _ends(sde)
-
-    def angle(log_snr: np.ndarray) -> np.ndarray:
-        return np.arctan(np.exp(-log_snr / 2) / rho)
-
-    way = np.linspace(0, 1, _positive("n", n) + 1)
+    start, end = angle_of(ends, rho)
+    way = np.linspace(0, 1, whole("n", n) + 1)
     low, high = np.full(n + 1, ends[0]), np.full(n + 1, ends[1])
     for _ in range(60):
         middle = (low + high) / 2
         p = (middle - ends[0]) / (ends[1] - ends[0])
-        q = (angle(ends[:1]) - angle(middle)) / (angle(ends[:1]) - angle(ends[1:]))
+        q = (start - angle_of(middle, rho)) / (start - end)
         below = share * p + (1 - share) * q < way
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return _from_log_snr(sde, (low + high) / 2)
@@ -121,7 +112,7 @@ def shifted_grid(sde: SDE, n: int, shift: float = 3.0) -> np.ndarray:
     """
     _positive_real("shift", shift)
     start, end = 1 / (1 + shift * np.exp(0.5 * _ends(sde)))
-    t = np.linspace(start, end, _positive("n", n) + 1)
+    t = np.linspace(start, end, whole("n", n) + 1)
     return _from_log_snr(sde, 2 * (np.log1p(-t) - np.log(t) - np.log(shift)))
 
 
@@ -132,23 +123,12 @@ def beta_grid(sde: SDE, n: int, a: float = 0.6, b: float = 0.6) -> np.ndarray:
     """
     _positive_real("a", a)
     _positive_real("b", b)
-    quantile = on_host(_beta_quantile, np.linspace(1, 0, _positive("n", n) + 1), a, b)
+    from scipy.special import betaincinv  # slow to import
+
+    quantile = betaincinv(a, b, np.linspace(1, 0, whole("n", n) + 1))
     grid = sde.t_min + (sde.t_max - sde.t_min) * quantile
     grid[0], grid[-1] = sde.t_max, sde.t_min
     return grid
-
-
-@jax.jit
-def _beta_quantile(probability: jax.Array, a: float, b: float) -> jax.Array:
-    """The inverse of the incomplete beta function by bisection, to 1e-18 absolute."""
-
-    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bracket
-        middle = (low + high) / 2
-        below = jax.scipy.special.betainc(a, b, middle) < probability
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-    return jax.lax.fori_loop(0, 60, halve, (jnp.zeros_like(probability), jnp.ones_like(probability)))[1]
 
 
 def trailing_levels(n: int, levels: int) -> np.ndarray:
@@ -185,7 +165,7 @@ def discrete_grid(
     Raises:
         ValueError: n exceeds levels, the first level is not above t_min, or the chosen levels are not as above.
     """
-    if _positive("n", n) > _positive("levels", levels):
+    if whole("n", n) > whole("levels", levels):
         raise ValueError(f"n must be at most levels = {levels}, got {n}")
     if not sde.t_max / levels > sde.t_min:
         raise ValueError(f"levels must be below t_max/t_min = {sde.t_max / sde.t_min:.4g} for this SDE, got {levels}")

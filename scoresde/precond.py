@@ -1,11 +1,7 @@
 """What the network predicts, and the score that follows.
 
-With rho = sigma/alpha and data of standard deviation sigma_d, put the state on the unit circle,
-
-    u = (x / alpha) / sqrt(sigma_d^2 + rho^2) = cos(phi) x_0/sigma_d + sin(phi) eps,      phi = arctan(rho / sigma_d).
-
-u has unit variance at every time and is the network's input; its noise coordinate is c = log(rho / sigma_d). The
-network's output F stands for one of
+On the circle of ``angle`` the state is u = cos(phi) x_0/sigma_d + sin(phi) eps. It has unit variance at every time
+and is the network's input; its noise coordinate is c = log(rho / sigma_d). The network's output F stands for one of
 
     noise      F = eps                                   data      F = x_0
     velocity   F = cos(phi) eps - sin(phi) x_0/sigma_d   karras    F = -velocity   (EDM: D = c_skip x + c_out F)
@@ -30,6 +26,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.angle import cos_sin, deviation, radius, secant_squared
 from scoresde.arrays import expand, flatten
 from scoresde.score import check_score
 from scoresde.sde import SDE
@@ -39,11 +36,6 @@ Prediction = Callable[[jax.Array, jax.Array, float], Coefficients]
 """(alpha, sigma, sigma_data) -> (p, q) of eps_hat = p u + q F."""
 
 
-def _radius(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> jax.Array:
-    """alpha sqrt(sigma_d^2 + rho^2), the standard deviation of x_t."""
-    return jnp.sqrt((alpha * sigma_data) ** 2 + sigma**2)
-
-
 def noise(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
     """The network predicts eps (Ho et al. 2020)."""
     return jnp.zeros_like(sigma), jnp.ones_like(sigma)
@@ -51,13 +43,13 @@ def noise(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients
 
 def data(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
     """The network predicts x_0: eps_hat = (x - alpha F)/sigma."""
-    return _radius(alpha, sigma, sigma_data) / sigma, -alpha / sigma
+    return deviation(alpha, sigma**2, sigma_data) / sigma, -alpha / sigma
 
 
 def velocity(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
     """The network predicts du/dphi: eps_hat = sin(phi) u + cos(phi) F."""
-    radius = _radius(alpha, sigma, sigma_data)
-    return sigma / radius, alpha * sigma_data / radius
+    cos, sin = cos_sin(alpha, sigma, sigma_data)
+    return sin, cos
 
 
 def karras(alpha: jax.Array, sigma: jax.Array, sigma_data: float) -> Coefficients:
@@ -119,7 +111,7 @@ class Preconditioner:
         """What a network is given of x (B, *event) at t, a scalar or (B,): u (B, *event) and c (B,)."""
         t = jnp.asarray(t)
         flat = flatten(x)
-        u = flat / expand(_radius(self.sde.alpha(t), self.sde.sigma(t), self.sigma_data), flat)
+        u = flat / expand(radius(self.sde, t, self.sigma_data), flat)
         c = jnp.broadcast_to(-0.5 * self.sde.log_snr(t) - math.log(self.sigma_data), x.shape[:1])
         return u.reshape(x.shape), c
 
@@ -133,7 +125,7 @@ class Preconditioner:
             log_rho = -0.5 * sde.log_snr(t)
             rate = 0.5 * sde.diffusion(t) ** 2 / sde.variance(t)  # d log rho / dt
             density = jnp.exp(-0.5 * ((log_rho - p_mean) / p_std) ** 2) / (p_std * math.sqrt(2 * math.pi))
-            return (1 + jnp.exp(2 * log_rho) / self.sigma_data**2) * density * rate * (sde.t_max - sde.t_min)
+            return secant_squared(sde, t, self.sigma_data) * density * rate * (sde.t_max - sde.t_min)
 
         return weight
 

@@ -97,7 +97,7 @@ def check_score(value: jax.Array, x: jax.Array) -> jax.Array:
     return value
 
 
-def evaluate(sde: SDE, score: Score, x: jax.Array, t: jax.Array, *cond: object) -> tuple[jax.Array, jax.Array]:
+def tweedie(sde: SDE, score: Score, x: jax.Array, t: jax.Array, *cond: object) -> tuple[jax.Array, jax.Array]:
     """(score, D) at x of shape (B, *event), t a scalar or (B,); both like x."""
     s = check_score(score(x, t, *cond), x)
     return s, (x + expand(sde.variance(t), x) * s) / expand(sde.alpha(t), x)

@@ -153,9 +153,9 @@ class SDE(abc.ABC):
         x, t = jnp.asarray(x), _time(t)
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise
 
-    def prior_sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw (B, *event) from N(0, sigma(t_max)^2 I); example i depends on (key, i) alone."""
-        return self.sigma(self.t_max) * normal_per_example(example_keys(key, shape[0]), shape[1:])
+    def prior_sample(self, key: jax.Array, shape: tuple[int, ...], *, first: ArrayLike = 0) -> jax.Array:
+        """Draw (B, *event) from N(0, sigma(t_max)^2 I); row i is example first + i, a function of (key, its number)."""
+        return self.sigma(self.t_max) * normal_per_example(example_keys(key, shape[0], first), shape[1:])
 
     def prior_log_prob(self, x: ArrayLike) -> jax.Array:
         """log N(x; 0, sigma(t_max)^2 I) in nats: (B, *event) -> (B,)."""

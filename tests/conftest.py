@@ -27,7 +27,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 def pytest_collection_modifyitems(items):
     """The dearest files first, so that none is left over at the end for one process alone."""
-    dear = ("test_run.py", "test_docs.py", "test_likelihood.py", "test_solvers.py", "test_flow.py", "test_nn.py")
+    dear = ("test_run.py", "test_docs.py", "test_likelihood.py", "test_orders.py", "test_flow.py", "test_nn.py")
     items.sort(key=lambda item: dear.index(item.path.name) if item.path.name in dear else len(dear))
 
 

@@ -1,6 +1,7 @@
 """The members of each family, and what the tests know about them by another road than the code.
 
-A new SDE is one line in ``SDES`` and ``TEXTBOOK`` and inherits every test; so is a new solver in ``SOLVERS``.
+A new SDE is one line in ``SDES`` and ``TEXTBOOK`` and inherits every test; the solvers' own family is in
+``solver_family.py``.
 """
 
 import dataclasses
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 
 from scoresde import SDE, VE, VP, Cosine, GaussianMixture, RectifiedFlow, SubVP
-from scoresde.solvers import ancestral, ddim, euler_maruyama, predictor_corrector, reverse_diffusion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +75,6 @@ def textbook(sde, t):
 def name(value):
     """A parametrised test's id: the SDE's or function's name."""
     return getattr(value, "__name__", type(value).__name__)
-
-
-SOLVERS = {
-    "euler_maruyama": euler_maruyama,
-    "reverse_diffusion": reverse_diffusion,
-    "ancestral": ancestral,
-    "ddim": ddim,
-    "ddim_half": lambda sde, grid: ddim(sde, grid, eta=0.5),
-    "predictor_corrector": lambda sde, grid: predictor_corrector(sde, grid, snr=0.05),
-    "predictor_corrector_ddim": lambda sde, grid: predictor_corrector(sde, grid, ddim, 0.05, 2),
-}
 
 
 def gaussian():
@@ -225,6 +214,14 @@ def laws():
     """The mixture's two components, and the mixture."""
     whole = two_modes()
     return *(GaussianMixture(whole.means[k : k + 1], whole.stds[k : k + 1], [1.0]) for k in range(2)), whole
+
+
+def drawn(n, seed=0):
+    """Examples of the mixture and their components."""
+    rng, whole = np.random.default_rng(seed), laws()[-1]
+    classes = (rng.random(n) > float(whole.weights[0])).astype(np.int32)
+    x = np.asarray(whole.means)[classes] + np.asarray(whole.stds)[classes, None] * rng.normal(size=(n, 2))
+    return jnp.asarray(x, float), jnp.asarray(classes)
 
 
 def exact(sde):

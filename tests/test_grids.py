@@ -252,7 +252,7 @@ def test_an_optimised_grid_halves_the_error_on_starts_that_it_has_not_seen():
     3 on the log-SNR grid, for starts that played no part; and the given starts' errors are as reported."""
     sde, mixture, n = VP(), ring(8, 0.3), 20
     x, fresh = sde.prior_sample(jax.random.key(1), (128, 2)), sde.prior_sample(jax.random.key(2), (512, 2))
-    result = optimise_grid(sde, mixture.score(sde), unipc, n, x, evaluations=90)
+    result = optimise_grid(sde, mixture.score(sde), x, unipc, n, evaluations=90)
     exact = integrate(jax.random.key(0), mixture.score(sde), unipc(sde, log_snr_grid(sde, 160)), fresh)
     plain = log_snr_grid(sde, n)
     textbook = min(
@@ -272,7 +272,7 @@ def test_optimised_grids_halve_the_errors_at_each_budget(x64, n):
     exact = integrate(jax.random.key(0), mixture.score(sde), unipc(sde, log_snr_grid(sde, 1500)), fresh)
     solvers = [partial(make, order=p) for make in (deis, dpm_solver, unipc) for p in (2, 3)]
     textbook = min(held_out_error(sde, mixture, s(sde, log_snr_grid(sde, n)), fresh, exact) for s in solvers)
-    result = optimise_grid(sde, mixture.score(sde), unipc, n, x)
+    result = optimise_grid(sde, mixture.score(sde), x, unipc, n)
     best = held_out_error(sde, mixture, unipc(sde, result.grid), fresh, exact)
     print(f"{n} evaluations: log-SNR grid, best of order 2 and 3 {textbook:.2e}, optimised UniPC-3 {best:.2e}")
     assert best < 0.3 * textbook
@@ -287,7 +287,7 @@ def test_an_objective_of_ones_own_and_grids_of_few_steps():
     def worst(x, reference):
         return jnp.max(jnp.abs(x - reference))
 
-    result = optimise_grid(sde, mixture.score(sde), ddim, 2, x, reference=reference, objective=worst, evaluations=60)
+    result = optimise_grid(sde, mixture.score(sde), x, ddim, 2, reference=reference, objective=worst, evaluations=60)
     assert result.coefficients.shape == (1,)
     scan = [
         float(
@@ -296,7 +296,7 @@ def test_an_objective_of_ones_own_and_grids_of_few_steps():
         for c in np.linspace(-2, 2, 41)
     ]
     assert result.error <= min(scan) * 1.01 and result.error < result.start_error
-    alone = optimise_grid(sde, mixture.score(sde), ddim, 1, x, reference=reference)
+    alone = optimise_grid(sde, mixture.score(sde), x, ddim, 1, reference=reference)
     assert alone.grid.tolist() == [sde.t_max, sde.t_min] and alone.error == alone.start_error
 
 

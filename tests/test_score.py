@@ -44,7 +44,7 @@ SOLVES = {
         ss.log_likelihood(KEY, SDE, score, X[first : first + n], first=first, steps=10).log_prob
     ),
     "table likelihood": lambda score, first, n: (
-        ss.table_log_likelihood(KEY, SDE, score, GRID, X[first : first + n], first=first).log_prob
+        ss.table_log_likelihood(KEY, SDE, score, X[first : first + n], GRID, first=first).log_prob
     ),
 }
 

@@ -21,16 +21,17 @@ SMALL = {"data": "moons", "width": 32, "depth": 2, "batch": 64, "dropout": 0.2}
 
 def main() -> None:
     flags = SMALL | json.loads(sys.argv[1])
-    config = Config(**flags | {"workdir": Path(flags["workdir"])})
-    join(config)
+    config = Config.of(**flags | {"workdir": Path(flags["workdir"])})
+    join(config.engine)
     data = load(config.data, options=config.options)
     config = config.resolve(data)
     fit.STEPS_PER_CALL = 3
-    fit.check_folder(config)
     model = build(config, data)
-    state = fit.start(config, model)
+    plan = fit.Plan.of(config)
+    fit.check_folder(plan, resume=True)
+    state = fit.start(plan, model)
     started = int(state.step)
-    state, _ = fit.fit(config, data, model, state, Console(quiet=True))
+    state, _ = fit.fit(plan, data, model, state, Console(quiet=True))
     arrays = [to_host("", leaf)[1] for leaf in jax.tree.leaves(state)]
     if main_process():
         np.savez(config.folder / "final.npz", *arrays)

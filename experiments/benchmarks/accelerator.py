@@ -106,7 +106,8 @@ def main(
     print("batch  images/s  forward ms  gradient ms  step ms  peak MiB  TFLOP a step  utilisation")
     images, run = jnp.asarray(data.train), None
     for batch in batches:
-        config = Config(data=data.name, network="unet", width=width, depth=depth, dtype=dtype, remat=remat, batch=batch)
+        flags = {"width": width, "depth": depth, "dtype": dtype, "remat": remat, "batch": batch}
+        config = Config.of(data=data.name, network="unet", **flags)
         model = build(config.resolve(data), data)
         candidates = loops(model, images, batch, steps)
         seconds = {name: value / steps for name, value in alternate(candidates, turns).items()}

@@ -9,7 +9,6 @@ solver's share of the budget must cover what a tighter solve changes, the probes
 changes.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +18,8 @@ import numpy as np
 import tyro
 
 import scoresde as ss
-from experiments.cli.errors import fail
-from experiments.data.load import load
 from experiments.measures.likelihoods import TOLERANCE
-from experiments.models.build import build
-from experiments.models.flags import Config
-from experiments.training.fit import start
+from experiments.models import saved
 
 
 def main(folder: tyro.conf.Positional[Path], examples: int = 100, probes: int = 8) -> None:
@@ -35,12 +30,9 @@ def main(folder: tyro.conf.Positional[Path], examples: int = 100, probes: int = 
         examples: held-out examples used.
         probes: probes of the estimated divergence, at least 2.
     """
-    if not (folder / "config.json").exists():
-        fail(f"{folder} is not the folder of a run: it has no config.json")
-    config = Config(**json.loads((folder / "config.json").read_text()) | {"workdir": folder})
-    data = load(config.data, data_dir=config.data_dir)
-    model = build(config.resolve(data), data)
-    score = model.score(start(config, model).ema)
+    opened = saved.open_run(folder)
+    model, data = opened.model, saved.examples(opened.config)
+    score = model.score(opened.state.ema)
     key, key_noise = jax.random.split(jax.random.key(0))
     levels = jnp.asarray(data.held_out[:examples])
     noise = None if data.bin_width is None else jax.random.uniform(key_noise, levels.shape)

@@ -62,7 +62,7 @@ def variances(gradient: Any, keys: jax.Array) -> np.ndarray:
 def main(flags: Flags) -> None:
     """Print a row for each weight, a column for each draw."""
     data = load("digits")
-    config = Config(sde=flags.sde, steps=flags.steps, width=flags.width, depth=1).resolve(data)
+    config = Config.of(sde=flags.sde, steps=flags.steps, width=flags.width, depth=1).resolve(data)
     model, images = build(config, data), jnp.asarray(data.train)
     state, _ = model.trainer.run(model.init(), images, steps=flags.steps, batch_size=BATCH)
     law = (preset(data).p_mean + float(np.log(data.sigma_data)), preset(data).p_std)

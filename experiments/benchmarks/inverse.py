@@ -5,12 +5,8 @@
 prints the table and writes it to ``experiments/benchmarks/inverse.md``. The prior is a mixture of three Gaussians in
 four dimensions with its exact score; two linear measurements of one point, with noise; then the posterior is a mixture
 too (``GaussianMixture.posterior``). The score methods run under ancestral sampling on the log-SNR grid, RePaint and
-DiffPIR under their own samplers on it, SMC with as many particles as the others have samples. Each cell has three
-errors, against the exact posterior of mean m, covariance C and mode weights w:
-
-    |mean - m| / sqrt(tr C),      |cov - C|_F / |C|_F,      sum_k |share of mode k - w_k| / 2,
-
-the share of a mode being its mean posterior probability. ``exact`` are as many exact draws: what chance alone does.
+DiffPIR under their own samplers on it, SMC with as many particles as the others have samples. Each cell has the three
+errors of ``experiments.measures.exact.posterior_errors``. ``exact`` are as many exact draws: what chance alone does.
 """
 
 from collections.abc import Callable
@@ -24,6 +20,7 @@ import numpy as np
 import tyro
 
 import scoresde as ss
+from experiments.measures.exact import posterior_errors
 
 PAGE = Path(__file__).with_suffix(".md")
 MEANS = np.array([[1.0, 1.0, 0.0, -1.0], [-1.0, 0.5, 1.0, 0.5], [0.5, -1.0, -1.0, 1.0]])
@@ -51,19 +48,6 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def errors(posterior: ss.CorrelatedMixture, x: jax.Array, weights: jax.Array) -> tuple[float, float, float]:
-    """Of the mean, the covariance and the mode weights of points x (n, 4) with weights (n,) that sum to one."""
-    mean = weights @ x
-    away = x - mean[None]
-    covariance = (away * weights[:, None]).T @ away
-    shares = weights @ jax.nn.softmax(posterior.log_joint(x), axis=1)
-    return (
-        float(jnp.linalg.norm(mean - posterior.mean) / jnp.sqrt(jnp.trace(posterior.covariance))),
-        float(jnp.linalg.norm(covariance - posterior.covariance) / jnp.linalg.norm(posterior.covariance)),
-        float(jnp.sum(jnp.abs(shares - posterior.weights)) / 2),
-    )
-
-
 def measure(
     sde: ss.SDE, matrix: np.ndarray, sigma_y: float, *, samples: int, steps: int
 ) -> dict[str, tuple[float, float, float]]:
@@ -76,15 +60,15 @@ def measure(
     key, shape, equal = jax.random.key(0), (samples, 4), jnp.full(samples, 1 / samples)
     problem = sde, score, operator, y[None], sigma_y
     table = ss.with_denoising(sde, ss.ancestral(sde, grid))
-    found = {"exact": errors(posterior, posterior.sample(key, samples), equal)}
+    found = {"exact": posterior_errors(posterior, posterior.sample(key, samples), equal)}
     for name, method in SCORES.items():
-        found[name] = errors(posterior, ss.sample(key, method(*problem), table, shape), equal)
+        found[name] = posterior_errors(posterior, ss.sample(key, method(*problem), table, shape), equal)
     for name, sampler in SAMPLERS.items():
-        found[name] = errors(posterior, sampler(key, *problem, grid, shape=shape), equal)
+        found[name] = posterior_errors(posterior, sampler(key, *problem, grid, shape=shape), equal)
     x, log_weights = ss.inverse.twisted_particles(
         key, *problem, grid, particles=samples, sigma_data=DATA_STD, shape=(1, 4)
     )
-    found["smc"] = errors(posterior, x[0], jnp.exp(log_weights[0]))
+    found["smc"] = posterior_errors(posterior, x[0], jnp.exp(log_weights[0]))
     return found
 
 

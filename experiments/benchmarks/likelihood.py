@@ -29,7 +29,8 @@ import tyro
 from scipy.integrate import solve_ivp
 
 import scoresde as ss
-from scoresde.flow.probability import FIRST_STEP, angle, radius, velocity
+from scoresde.angle import angle, radius
+from scoresde.flow.probability import FIRST_STEP, velocity
 
 PAGE = Path(__file__).with_suffix(".md")
 TOLERANCE = 1e-5
@@ -110,7 +111,7 @@ def by_scipy(sde: ss.SDE, score: Callable, x: jax.Array) -> dict[str, Any]:
 
 def on_grid(sde: ss.SDE, score: Callable, x: jax.Array, evals: int) -> dict[str, Any]:
     grid = ss.angle_grid(sde, evals - 1, rho=0.28, share=0.25)
-    got = ss.table_log_likelihood(jax.random.key(0), sde, score, grid, x)
+    got = ss.table_log_likelihood(jax.random.key(0), sde, score, x, grid)
     return {"log_prob": got.log_prob, "steps": evals - 1, "evals": got.num_evals, "estimate": jnp.mean(got.error)}
 
 

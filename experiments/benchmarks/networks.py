@@ -22,7 +22,7 @@ from rich.console import Console
 from experiments.benchmarks.one_network import NETWORKS
 from experiments.cli import commands
 from experiments.cli.errors import InputError
-from experiments.models.flags import DTYPES
+from experiments.models.build import DTYPES
 
 PEERS = Path(__file__).with_name("diffusers_peers.py")
 INSTALL = "python -m venv ENV && ENV/bin/pip install torch diffusers, then --peers-python ENV/bin/python"

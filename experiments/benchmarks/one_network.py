@@ -22,7 +22,8 @@ import optax
 import tyro
 
 import scoresde as ss
-from experiments.models.flags import DTYPES
+from experiments.models.build import DTYPES
+from experiments.models.values import Dtype
 
 WARM_UP, LEARNING_RATE = 2, 1e-4
 NETWORKS: dict[str, tuple[Callable[..., Any], tuple[int, ...], int]] = {
@@ -62,7 +63,7 @@ def main(
     name: Annotated[str, tyro.conf.Positional],
     batch: int = 8,
     repeats: int = 5,
-    dtype: str = "f32",
+    dtype: Dtype = "f32",
     steps: int = 1,
     scan: bool = False,
 ) -> None:

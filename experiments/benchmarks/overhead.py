@@ -46,9 +46,9 @@ def main(sde: str = "vp", data: str = "digits", steps: int = 50, turns: int = 9,
         batch: examples sampled at once.
     """
     source = load(data)
-    config = Config(sde=sde, data=data).resolve(source)
+    config = Config.of(sde=sde, data=data).resolve(source)
     model = build(config, source)
-    images, size = jnp.asarray(source.train), int(config.batch or 1)
+    images, size = jnp.asarray(source.train), int(config.optimiser.batch or 1)
     state = model.init()
     params = jax.tree.map(jnp.array, state.params)
     u = jax.random.normal(jax.random.key(1), (size, *source.event_shape))
@@ -90,7 +90,8 @@ def main(sde: str = "vp", data: str = "digits", steps: int = 50, turns: int = 9,
         },
         turns,
     )
-    print(f"{config.network}, {model.parameters:,} parameters, {steps} steps a call, {jax.devices()[0].device_kind}")
+    network = config.architecture.network
+    print(f"{network}, {model.parameters:,} parameters, {steps} steps a call, {jax.devices()[0].device_kind}")
     for name, value in seconds.items():
         base = seconds["network and gradient" if "training" in name or "gradient" in name else "network"]
         print(f"{name:28s} {1e3 * value / steps:8.3f} ms   {value / base:5.2f} x the network alone")

@@ -89,7 +89,7 @@ def main(
         print(f"{images.counts[0]} examples of {shape} on disk, batch {batch}, {steps} steps a call")
         streamed, indexed = rates(images, steps, batch, calls)
         print(f"stream alone {streamed:,.0f} examples/s; NumPy indexing in memory {indexed:,.0f} examples/s")
-        config = Config(data=images.name, network=network, width=width, depth=depth, batch=batch).resolve(images)
+        config = Config.of(data=images.name, network=network, width=width, depth=depth, batch=batch).resolve(images)
         model = build(config, images)
 
         @partial(jax.jit, donate_argnums=0)

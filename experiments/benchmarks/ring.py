@@ -80,7 +80,7 @@ def main(
 
         def optimised(solver: Callable[..., ss.Table], base: Callable[[ss.SDE, int], np.ndarray], n: int) -> ss.Table:
             found = ss.solvers.optimise_grid(
-                sde, score, solver, n, other, reference=target, base=base, evaluations=searches
+                sde, score, other, solver, n, reference=target, base=base, evaluations=searches
             )
             return solver(sde, found.grid)
 

@@ -19,16 +19,15 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
 import scoresde as ss
+from experiments.measures.exact import flow_error, law_error
 
 Solver = Callable[[ss.SDE, np.ndarray], ss.Table]
 PAGE = Path(__file__).with_suffix(".md")
 BUDGETS = (5, 10, 20, 50, 100)
-MEAN, STD = 0.7, 0.4
 
 INTRODUCTION = (
     "# Solvers, measured",
@@ -82,31 +81,6 @@ STOCHASTIC: tuple[tuple[str, Solver, int, int], ...] = (
     ("ancestral_split of ddim", partial(ss.solvers.ancestral_split, solver=ss.ddim), 1, 1),
     ("ancestral_split of 2S", ss.solvers.ancestral_split, 2, 2),
 )
-
-
-def flow_error(sde: ss.SDE, score: Callable, x: jax.Array, exact: jax.Array, table: ss.Table) -> float:
-    """Mean distance of the table's end points from the exact ones; histories of one length compile once."""
-    got = ss.integrate(jax.random.key(0), score, ss.solvers.padded(table, history=5), x)
-    return float(jnp.mean(jnp.linalg.norm(got - exact, axis=1)))
-
-
-def law_error(sde: ss.SDE, table: ss.Table) -> float:
-    """Distance of (mean, std) from the truth: each register as its coefficients on (1, standard start, z_0, z_1...)."""
-    t = np.concatenate([table.look.t, table.times[[0, -1]]])
-    alpha, variance = np.asarray(sde.alpha(t)), np.asarray(sde.variance(t))
-    mean, spread = alpha * MEAN, alpha**2 * STD**2 + variance
-    rows = table.num_evals
-    base, history = np.zeros(rows + 3), np.zeros((table.commit.A.shape[1], rows + 3))
-    base[:2] = mean[-2], np.sqrt(spread[-2])
-    for k in range(rows + 1):
-        base = table.commit.a[k] * base + table.commit.A[k] @ history
-        base[2 + k] += table.commit.s[k]
-        if k < rows:
-            point = table.look.b[k] * base + table.look.B[k] @ history
-            value = (table.look.c[k] - table.look.d[k] / spread[k]) * point
-            value[0] += table.look.d[k] * mean[k] / spread[k]
-            history = np.concatenate([value[None], history[:-1]])
-    return float(np.hypot(base[0] - mean[-1], np.linalg.norm(base[1:]) - np.sqrt(spread[-1])))
 
 
 def main(out: Path = PAGE, starts: int = 64, budgets: tuple[int, ...] = BUDGETS) -> None:

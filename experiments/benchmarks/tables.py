@@ -44,7 +44,7 @@ from experiments.measures import likelihoods
 from experiments.measures.jobs import Work
 from experiments.models.build import build
 from experiments.models.flags import Config
-from experiments.training.fit import STEPS_PER_CALL, check_folder, fit, start
+from experiments.training.fit import STEPS_PER_CALL, Plan, fit, start
 from scoresde.checkpoint.leaves import to_numpy
 
 FLOW = Path(__file__).with_name("spline_flow.py")
@@ -91,7 +91,7 @@ class Flags:
     def config(self, folder: Path) -> Config:
         """The run of ``experiments.run`` that these flags describe."""
         given: dict[str, Any] = {name: getattr(self, name) for name in ("sde", "data", "drop_columns", "split", "seed")}
-        return Config(**given, workdir=folder)
+        return Config.of(**given, workdir=folder)
 
 
 def split(data: Data) -> tuple[Data, np.ndarray]:
@@ -107,16 +107,16 @@ def score_network(flags: Flags, data: Data, validation: np.ndarray, x: np.ndarra
     with tempfile.TemporaryDirectory() as folder:
         config = flags.config(Path(folder)).resolve(data)
         steps = _steps(config, data, 60 * flags.minutes)
-        config = dataclasses.replace(config, steps=steps)
-        check_folder(config)
+        config = config.replace(steps=steps)
         model, kept = build(config, data), {}
+        training = Plan.of(config)
 
         def keep(step: int, state: ss.State) -> None:
             if step % max(steps // CHECKS // STEPS_PER_CALL * STEPS_PER_CALL, STEPS_PER_CALL) == 0 or step == steps:
                 kept[step] = to_numpy(state.ema)
 
         started = time.process_time()
-        fit(config, data, model, start(config, model), console, on_state=keep)
+        fit(training, data, model, start(training, model), console, on_state=keep)
 
         def value(step: int) -> float:
             score, y = model.score(kept[step]), data.to_model(validation[:CHECKED_ROWS])
@@ -128,14 +128,14 @@ def score_network(flags: Flags, data: Data, validation: np.ndarray, x: np.ndarra
     values, figures = likelihoods.likelihood(key_density, data, model, model.score(kept[best]), x, settings, work)
     if figures["failed"]:
         raise InputError(f"the likelihood of {figures['failed']} test rows could not be had: {figures['message']}")
-    chosen = f"{model.parameters:,} parameters, {steps} steps of {config.batch}, best at {best}"
+    chosen = f"{model.parameters:,} parameters, {steps} steps of {config.optimiser.batch}, best at {best}"
     return values["log_prob"] + np.sum(np.log(data.scale)), chosen, seconds
 
 
 def _steps(config: Config, data: Data, seconds: float) -> int:
     """Training steps in all but TO_CHECK of so much processor time, compilation included."""
     trainer, state = (model := build(config, data)).trainer, model.init()
-    examples, taken, batch = jnp.asarray(data.train), [], min(int(config.batch or 1), len(data.train))
+    examples, taken, batch = jnp.asarray(data.train), [], min(int(config.optimiser.batch or 1), len(data.train))
     for _ in range(3):  # the first compiles
         started = time.process_time()
         state, _ = trainer.run(state, examples, steps=STEPS_PER_CALL, batch_size=batch)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,22 +25,22 @@ BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Options:
-    """What a source leaves open; every field is a flag of the command line, and is read by some sources only."""
+    """How the data are read; each flag is for some sources only."""
 
-    window: int = 1024
-    """audio: samples of one example."""
     columns: str | None = None
-    """Tables: the columns to keep, names or numbers from 1 with commas between; all keeps few-valued ones too."""
+    """Tables: columns to keep, by name or number from 1, with commas between; all keeps those of few values too."""
     drop_columns: str | None = None
-    """Tables: the columns to leave out, as above; few leaves out those whose density is unbounded."""
+    """Tables: columns to leave out, as above; few leaves out those whose density is unbounded."""
+    missing: Literal["error", "mask"] = "error"
+    """Tables: refuse empty and NaN cells, or mask them in the loss."""
     test_mask: str | None = None
-    """Tables: a file of 0 and 1, a line for each row, where 1 is the test part; by default X.test_mask.csv beside X."""
+    """Tables: a file of 0 and 1 for each row, where 1 is the test part; by default X.test_mask.csv(.gz) beside X."""
     split: int = 0
     """Tables: the column of that file, from 0."""
-    missing: str = "error"
-    """Tables: what an empty or NaN cell is: an error, or mask, a value that the loss leaves out."""
+    window: int = 1024
+    """audio: samples of one example."""
     in_memory_gib: float = 2.0
-    """images, npy: above this size the training part stays on disk and is streamed."""
+    """images, npy: a larger training part is streamed from disk."""
 
 
 class Rows:

@@ -1,21 +1,14 @@
 """The data object: examples, what was measured of them, and the way to model units and back.
 
-Raw values are integers 0..levels-1 or measurements. The model sees them centred, with unit standard
-deviation:
-
-    integers      y = (level + u - shift) / scale,   u ~ U[0, 1) the dequantisation noise,   bin_width = 1 / scale
-    measurements  y = (x - shift) / scale,           log p(x) = log p(y) + log_det,          log_det = -sum log scale
-    tables        y = h((x - shift) / scale) W,      the same,               log_det + sum log h' + log |det W|
-
-`shift` is the mean of each element over the training part alone (plus 1/2, the mean of u). `scale` is one
-number, the root of the mean variance over elements (plus 1/12, the variance of u); only examples that are
-vectors of measurements (points, tables) have one per column, since their units may differ. The columns of a table may
-be skewed: the monotone maps h of `powers.py` make each nearly Gaussian. They may be nearly dependent, their density
-narrow in one direction and wide in another: the symmetric matrix W makes their covariance the identity, so that one
-range of noise levels serves all directions.
+`ss.Units` say how raw values become what the model sees. Their mean is that of each element over the
+training part alone; their standard deviation is one number, the root of the mean variance over elements; only examples
+that are vectors of measurements (points, tables) have one per column, since their units may differ. The columns of a
+table may be skewed: the maps of `powers.py` make each nearly Gaussian; and nearly dependent: the symmetric matrix
+`whitening` makes their covariance the identity.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -23,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Examples, Rows
 from experiments.data.powers import Powers
@@ -75,71 +69,47 @@ class Data:
         """Shape of one example."""
         return self.train.shape[1:]
 
+    @cached_property
+    def units(self) -> ss.Units:
+        """The way to model units and back."""
+        return ss.Units.standardised(
+            self.mean, self.std, levels=self.levels, maps=self.powers, whitening=self.whitening
+        )
+
     @property
     def shift(self) -> np.ndarray:
         """What is subtracted, of the event's shape, in raw units."""
-        return self.mean if self.levels is None else self.mean + 0.5
+        return self.units.shift
 
     @property
     def scale(self) -> np.ndarray:
         """What is divided by, in raw units: a scalar, or one per column of measurements."""
-        return self.std if self.levels is None else np.sqrt(self.std**2 + 1 / 12)
+        return self.units.scale
 
     @property
     def bin_width(self) -> float | None:
         """Width of one level in model units; None for measurements."""
-        return None if self.levels is None else float(1 / self.scale)
+        return self.units.bin_width
 
     def log_det(self, x: ArrayLike) -> np.ndarray:
-        """log |det dy/dx| (n,) at raw values x (n, *event): add it to log-densities in model units to have them per raw
-        unit."""
-        x = jnp.asarray(x, dtype=float)
-        log_det = -float(np.sum(np.log(np.broadcast_to(self.scale, self.event_shape))))
-        if self.whitening is not None:
-            log_det += float(np.linalg.slogdet(self.whitening)[1])
-        maps = np.zeros(len(x)) if self.powers is None else self.powers.log_det(self._standardised(x))
-        return np.asarray(maps, np.float64) + log_det
+        """See `Units.log_det`."""
+        return self.units.log_det(x)
 
     def to_model(self, x: ArrayLike, noise: ArrayLike | None = None) -> jax.Array:
-        """Raw values (n, *event) in model units, traceable.
-
-        `noise` is u in [0, 1), shaped like x; None puts integers in the middle of their bins. Measurements need
-        none and ignore it.
-        """
-        y = self.elements(x, noise)
-        return y if self.whitening is None else jnp.matmul(y, jnp.asarray(self.whitening, y.dtype), precision="highest")
+        """See `Units.to_model`."""
+        return self.units.to_model(x, noise)
 
     def elements(self, x: ArrayLike, noise: ArrayLike | None = None) -> jax.Array:
-        """The same before W mixes the columns of a table, so that each element depends on its own raw value alone."""
-        x = jnp.asarray(x, dtype=float)
-        if self.levels is not None:
-            x = x + (0.5 if noise is None else jnp.asarray(noise, x.dtype))
-        y = self._standardised(x)
-        return y if self.powers is None else self.powers.forward(y)
+        """See `Units.elements`."""
+        return self.units.elements(x, noise)
 
     def unmixed(self, y: ArrayLike) -> jax.Array:
-        """Points (n, *event) in model units as ``elements``, traceable and linear."""
-        y = jnp.asarray(y)
-        if self.whitening is None:
-            return y
-        inverse = np.linalg.inv(np.asarray(self.whitening, np.float64))
-        return jnp.matmul(y, jnp.asarray(inverse, y.dtype), precision="highest")
+        """See `Units.unmixed`."""
+        return self.units.unmixed(y)
 
     def from_model(self, y: ArrayLike, *, round_levels: bool = True) -> np.ndarray:
-        """Raw values of points (n, *event) in model units, on the host.
-
-        Integers are rounded down to their bin and clipped to 0..levels-1; with `round_levels=False` they stay
-        real numbers, where the middle of a bin is its level (for pictures of a path).
-        """
-        y = np.asarray(self.unmixed(np.asarray(y, np.float32)))
-        if self.powers is not None:
-            y = np.asarray(self.powers.inverse(jnp.asarray(y)))
-        x = y * np.asarray(self.scale, np.float32) + self.shift.astype(np.float32)
-        if self.levels is None:
-            return x
-        if not round_levels:
-            return x - np.float32(0.5)
-        return np.clip(np.nan_to_num(np.floor(x)), 0, self.levels - 1).astype(self.train.dtype)
+        """See `Units.from_model`."""
+        return self.units.from_model(y, round_levels=round_levels)
 
     def batch(self, where: Any) -> Any:
         """The training examples of an index array or slice as the loss takes them: an array (..., *event), or with
@@ -204,7 +174,7 @@ class Data:
         try:
             none = np.empty((0, *record["event_shape"]), record["dtype"])
             labels, mixture = record["labels"], record["mixture"]
-            return cls(
+            data = cls(
                 name=record["name"],
                 train=none,
                 held_out=none,
@@ -221,13 +191,10 @@ class Data:
                 whitening=None if record.get("whitening") is None else np.asarray(record["whitening"], np.float64),
                 sigma_data=record["sigma_data"],
             )
+            data.units  # noqa: B018  (checks the numbers that make it)
+            return data
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the data record is incomplete or damaged ({type(error).__name__}: {error})") from None
-
-    def _standardised(self, x: jax.Array) -> jax.Array:
-        """(x - shift) / scale."""
-        scale = jnp.asarray(self.scale, x.dtype)
-        return (x - jnp.asarray(self.shift, x.dtype)[None]) / (scale if scale.ndim == 0 else scale[None])
 
 
 def flipped(key: jax.Array, x: jax.Array) -> jax.Array:

@@ -56,9 +56,20 @@ def _given(path: Path, data: Data) -> np.ndarray:
     return x
 
 
+def of_direction(flags: Any, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Training examples in raw units, drawn by --seed, half of each kind, and which of them have --attribute."""
+    labels, rng = data.train_labels, np.random.default_rng(flags.seed)
+    assert labels is not None
+    others = labels != flags.attribute if flags.against is None else labels == flags.against
+    pools = np.flatnonzero(labels == flags.attribute), np.flatnonzero(others)
+    rows = [rng.choice(pool, min(len(pool), flags.latents // 2), replace=False) for pool in pools]
+    order = np.sort(np.concatenate(rows))
+    return data.train[order], np.isin(order, rows[0])
+
+
 def check_classes(flags: Any, opened: Opened, data: Data) -> None:
     """Raise InputError unless the model and the data know the classes that the flags speak of."""
-    if flags.label is not None and opened.config.condition == "none":
+    if flags.label is not None and opened.config.objective.condition == "none":
         raise InputError(f"{flags.checkpoint} knows no classes: drop --label, or train with --condition class")
     if flags.guidance != 1 and flags.label is None:
         raise InputError("--guidance is the weight of --label: give it too")

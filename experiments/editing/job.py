@@ -1,4 +1,8 @@
-"""What an edit is given, a Job in model units, and what it gives: stages in raw units and figures."""
+"""What an edit is given, a Job in model units, and what it gives: stages in raw units and figures.
+
+An edit is done by ``Job.run``, a batch at a time: a function (first, size) -> arrays (size, ...) whose row i depends on
+example first + i and that number alone.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,6 +17,7 @@ import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.data.dataset import Data
 from experiments.figures.stages import Stage
+from experiments.measures.jobs import Arrays, Work, rows
 from experiments.models.build import Model
 
 TOLERANCE = 1e-3  # of the probability flow, relative and absolute
@@ -34,28 +39,35 @@ class Job:
     """What each example is called."""
     classes: np.ndarray | None
     """(n,) of a model that knows classes."""
+    measured: tuple[np.ndarray, np.ndarray] | None
+    """Examples (m, *event) in raw units from which a direction is measured, and which of them (m,) have the class."""
     table: Callable[[ss.SDE], ss.Table]
     """The table of --solver for an SDE that ends where it is to begin."""
+    work: Work
 
     @property
     def sde(self) -> ss.SDE:
         return self.model.sde
 
-    @property
-    def x(self) -> jax.Array:
-        return self.data.to_model(self.raw)
+    def run(self, edit: Callable[[int, int], Arrays], count: int | None = None, name: str = "edit") -> Arrays:
+        """The arrays of all examples, or of ``count`` of something else."""
+        return self.work.run(name, edit, len(self.raw) if count is None else count)
+
+    def x(self, first: int, size: int) -> jax.Array:
+        """Examples first, ..., first + size - 1 in model units."""
+        return self.data.to_model(rows(self.raw, first, size))
 
     @property
     def flow(self) -> dict[str, Any]:
         """How the probability flow is solved."""
         return {"rtol": TOLERANCE, "atol": TOLERANCE, "sigma_data": self.model.precond.sigma_data}
 
-    def of_class(self, label: int | None, *, guided: bool = True) -> Partial:
-        """The score of a class, with --guidance; without one that of all of them."""
+    def of_class(self, size: int) -> Partial:
+        """The score of so many examples of the class --label, with --guidance; without one that of all of them."""
+        label, w = self.flags.label, self.flags.guidance
         if label is None:
             return self.score
-        w = self.flags.guidance if guided else 1.0
-        return ss.given(ss.guidance.classifier_free(self.score, self.score, w), jnp.full(len(self.raw), label))
+        return ss.given(ss.guidance.classifier_free(self.score, self.score, w), jnp.full(size, label))
 
     def stage(self, name: str, title: str, detail: str, y: Any) -> Stage:
         """Of points y (m, *event) in model units; integers are rounded to their levels except under noise."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.tree_util import Partial
 
 import scoresde as ss
 from experiments.cli.errors import InputError
+from experiments.cli.keys import stream
 from experiments.data.arrays import reading
 from experiments.data.dataset import Data
 from experiments.data.tables import read_cells
@@ -95,8 +96,11 @@ def _grey(shape: Shape, flags: Any) -> Operator:
     return ss.inverse.operators.grey()
 
 
+OperatorWord = Literal[
+    "box", "half", "outpaint", "random", "downsample", "blur", "grey", "fourier", "compressed", "columns", "span"
+]
 PLACES = (2, 3, 4)
-OPERATORS: dict[str, Word] = {
+OPERATORS: dict[OperatorWord, Word] = {
     "box": Word(lambda shape, flags: mask(~_central(shape)), PLACES, "all but the middle"),
     "half": Word(lambda shape, flags: mask(_left(shape)), PLACES, "the first half"),
     "outpaint": Word(lambda shape, flags: mask(_central(shape)), PLACES, "the middle alone"),
@@ -107,7 +111,7 @@ OPERATORS: dict[str, Word] = {
     "fourier": Word(_fourier, PLACES, "Fourier coefficients at random"),
     "compressed": Word(
         lambda shape, flags: ss.inverse.operators.compressed_sensing(
-            jax.random.key(flags.seed), max(1, round(flags.keep * math.prod(shape))), math.prod(shape)
+            stream(flags.seed, "operator"), max(1, round(flags.keep * math.prod(shape))), math.prod(shape)
         ),
         (1, *PLACES), "random sums",
     ),
@@ -185,7 +189,7 @@ def measured(flags: Any, data: Data, x: np.ndarray) -> list[Problem]:
     """Held-out examples by the operator of the flags, with noise where anything is measured."""
     operator = operator_of(flags, data)
     elements = data.elements(x)
-    key, probe = jax.random.split(jax.random.key(flags.seed), 2)
+    key, probe = (stream(flags.seed, name) for name in ("noise", "probe"))
     y = operator(elements)
     live = operator(jax.random.normal(probe, elements.shape, elements.dtype)) != 0  # a mask leaves zeros
     y = y + jnp.where(live, flags.noise * jax.random.normal(key, y.shape, y.dtype), 0)

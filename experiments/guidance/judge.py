@@ -8,6 +8,7 @@
 the last two as means over the classes. Guidance that is too strong lowers the spread and raises the distance.
 """
 
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -30,19 +31,27 @@ class Judge:
     """
 
     def __init__(self, data: Data, classes: np.ndarray, each: int) -> None:
-        from sklearn.svm import SVC
-
         assert data.train_labels is not None and data.held_out_labels is not None
         order = np.random.default_rng(0).permutation(len(data.train))
         chosen, held_out = order[:MOST_EXAMPLES], data.held_out_labels
-        self.data, self.classes = data, classes
-        self.machine = SVC(C=10.0).fit(self._seen(data.train[chosen]), data.train_labels[chosen])
-        known = np.isin(held_out, classes)
+        self.data, self.classes, known = data, classes, np.isin(held_out, classes)
+        self.learned = data.train[chosen], data.train_labels[chosen]
+        self.known = data.held_out[known], held_out[known]
         self.real = self._of_each(data.held_out, np.arange(len(held_out)), held_out, len(held_out))
         self.trained = self._of_each(data.train, order, data.train_labels, each)
-        right = self.machine.predict(self._seen(data.held_out[known])) == held_out[known]
-        self.reference = {"accuracy": float(right.mean()), "accuracy_std_error": _error(right)}
-        self.reference["examples"] = int(known.sum())
+
+    @property
+    def read(self) -> list[np.ndarray]:
+        """All that the figures depend on besides the samples."""
+        return [*self.learned, *self.known, self.real, self.trained, self.data.mean, self.data.std]
+
+    @cached_property
+    def machine(self) -> Any:
+        """The support vector machine, trained where it is first asked."""
+        from sklearn.svm import SVC
+
+        x, labels = self.learned
+        return SVC(C=10.0).fit(self._seen(x), labels)
 
     def _of_each(self, x: Any, order: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
         """As many examples of each class as the rarest has, at most ``most``: (classes, m, *event)."""
@@ -73,7 +82,9 @@ class Judge:
     def references(self, key: jax.Array) -> dict[str, Any]:
         """The figures of real examples: accuracy and spread of the held-out ones, distance of training ones to them."""
         held_out, training = self.compared(key, self.real), self.compared(key, self.trained)
-        return self.reference | {"distance": training["distance"], "spread": held_out["spread"]}
+        right = self.machine.predict(self._seen(self.known[0])) == self.known[1]
+        figures = {"accuracy": float(right.mean()), "accuracy_std_error": _error(right), "examples": len(right)}
+        return figures | {"distance": training["distance"], "spread": held_out["spread"]}
 
 
 def _error(right: np.ndarray) -> float:

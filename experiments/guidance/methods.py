@@ -5,11 +5,13 @@ cfg++, whose w is the strength of its paper, in [0, 1].
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 import scoresde as ss
+
+MethodWord = Literal["classifier-free", "interval", "rescaled", "projected", "cfg++", "autoguidance", "classifier"]
 
 
 class Sources(NamedTuple):
@@ -42,12 +44,12 @@ def _free(s: Sources, w: float) -> Any:
     return ss.guidance.classifier_free(s.score, s.other, w)
 
 
-METHODS = {
+METHODS: dict[MethodWord, Method] = {
     "classifier-free": Method(_free),
-    "interval": Method(lambda s, w: ss.guidance.interval(_free(s, w), s.score, s.sde, *s.interval)),
+    "interval": Method(lambda s, w: ss.guidance.interval(s.sde, _free(s, w), s.score, *s.interval)),
     "rescaled": Method(lambda s, w: ss.guidance.rescaled(s.sde, _free(s, w), s.score)),
     "projected": Method(lambda s, w: ss.guidance.projected(s.sde, s.score, s.other, w)),
-    "cfg++": Method(lambda s, w: ss.guidance.cfg_plus_plus(s.sde, s.score, s.other, w, s.grid), "ddim"),
+    "cfg++": Method(lambda s, w: ss.guidance.cfg_plus_plus(s.sde, s.score, s.other, s.grid, w), "ddim"),
     "autoguidance": Method(lambda s, w: ss.guidance.autoguidance(s.score, s.weaker, w), "a weaker model"),
     "classifier": Method(
         lambda s, w: ss.guidance.classifier(s.sde, s.score, ss.guidance.of_class(s.log_probs), w=w), "a classifier"

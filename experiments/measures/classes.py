@@ -18,21 +18,22 @@ from experiments.measures.jobs import Arrays, Work, rows, spread_score
 from experiments.measures.likelihoods import Settings, likelihood
 from experiments.measures.samples import draw
 from experiments.models.build import Model
-from experiments.models.flags import Config
+from experiments.models.values import Objective
 from scoresde.likelihood.dequantisation import dequantise
 
 EACH, WEIGHTS, EVALUATIONS, DRAWS = 8, (1.0, 3.0), 40, 32
 
 
-def known(config: Config, data: Data) -> np.ndarray | None:
-    """The classes of the held-out examples whose likelihood is evaluated; None for a model that knows none."""
-    if config.condition == "none" or data.held_out_labels is None:
+def known(objective: Objective, data: Data, count: int | None) -> np.ndarray | None:
+    """The classes of the first ``count`` held-out examples, or of all; None for a model that knows none."""
+    if objective.condition == "none" or data.held_out_labels is None:
         return None
-    return data.held_out_labels[: config.likelihood_examples]
+    return data.held_out_labels[:count]
 
 
 def evaluate(
     key: jax.Array,
+    key_classifier: jax.Array,
     data: Data,
     model: Model,
     score: Partial,
@@ -41,11 +42,14 @@ def evaluate(
     settings: Settings,
     work: Work,
 ) -> dict[str, Any]:
-    """Of examples x (n, *event) of ``known`` classes (n,): the likelihood without the class, the classifier implied."""
+    """Of examples x (n, *event) of ``known`` classes (n,): the likelihood without the class, the classifier implied.
+
+    ``key`` is that of the likelihood given the class, so that both are of the same noise.
+    """
     assert data.train_labels is not None and data.labels is not None and data.labels.classes
     count = 1 + np.bincount(data.train_labels, minlength=data.labels.classes)  # so that no class is impossible
     _, alone = likelihood(key, data, model, score, x, settings, work, name="unconditional")
-    posterior = classifier(jax.random.fold_in(key, 1), data, model, score, count / count.sum(), x, work)
+    posterior = classifier(key_classifier, data, model, score, count / count.sum(), x, work)
     return {"unconditional": alone, "classifier": accuracy(posterior, known)}
 
 

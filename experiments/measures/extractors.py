@@ -11,7 +11,6 @@ them, and all other examples as float32 in raw units. The first two move and sca
 reference.
 """
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -25,7 +24,8 @@ import numpy as np
 from experiments.cli.errors import InputError
 from experiments.data.dataset import Data
 from experiments.figures import panels, run_figures
-from experiments.models.saved import digest, open_run
+from experiments.measures.inputs import Input, of_file, of_model
+from experiments.models.saved import open_run
 
 PROJECTIONS = 128
 
@@ -36,7 +36,10 @@ class Extractor(NamedTuple):
     name: str
     of: Callable[[np.ndarray], Any]
     """Examples as ``seen`` gives them (n, *event) -> (n, F)."""
-    record: dict[str, Any] = {}
+    kind: str
+    """The name without that of a file."""
+    made_of: Input | None = None
+    """The classifier or the source of the function."""
 
 
 def seen(x: np.ndarray, levels: int | None) -> np.ndarray:
@@ -56,9 +59,9 @@ def extractor(word: str, data: Data, identity: str | None) -> Extractor:
     if identity is not None and kind != "python":
         raise InputError(f"--extractor says what your function is; --features {kind} is known: drop it")
     if word == "pixels":
-        return Extractor(word, lambda x: _flat(x, data))
+        return Extractor(word, lambda x: _flat(x, data), word)
     if word == "random":
-        return Extractor(f"{word}, {PROJECTIONS}", lambda x: _projected(_flat(x, data)))
+        return Extractor(f"{word}, {PROJECTIONS}", lambda x: _projected(_flat(x, data)), word)
     if kind == "classifier" and rest:
         return _classifier(Path(rest), data)
     module, colon, name = rest.partition(":")
@@ -97,8 +100,8 @@ def _classifier(path: Path, data: Data) -> Extractor:
         raw = np.round(x / 255 * ((known.levels or 0) - 1)) if x.dtype == np.uint8 else x
         return np.asarray(pooled(known.to_model(raw)))
 
-    sha = digest(params)
-    return Extractor(f"classifier {path.name}, parameters {sha[:8]}", of, {"parameters_sha256": sha})
+    made_of = of_model(path, opened, params)
+    return Extractor(f"classifier {path.name}, model {made_of.sha256[:8]}", of, "classifier", made_of)
 
 
 def _imported(module: str, name: str, identity: str | None) -> Extractor:
@@ -109,9 +112,10 @@ def _imported(module: str, name: str, identity: str | None) -> Extractor:
         )
     try:
         function = getattr(importlib.import_module(module), name)
-        source = Path(inspect.getsourcefile(function) or "").read_bytes()
+        source = inspect.getsourcefile(function)
+        if source is None or not Path(source).is_file():
+            raise TypeError("no source")
     except (ImportError, AttributeError, TypeError, OSError) as error:
         raise InputError(f"--features python:{module}:{name}: {error}; it must be a function in a file") from None
-    return Extractor(
-        f"{identity} (python:{module}:{name})", function, {"source_sha256": hashlib.sha256(source).hexdigest()}
-    )
+    kind = f"{identity} (python:{module}:{name})"
+    return Extractor(kind, function, kind, of_file(Path(source)))

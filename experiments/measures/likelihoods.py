@@ -153,17 +153,17 @@ def _on_grid(
     model: Model, divergence: Any, grid: np.ndarray, score: Any, key: jax.Array, x: jax.Array, first: int
 ) -> Arrays:
     sde = model.sde
-    result = ss.table_log_likelihood(key, sde, score, grid, x, divergence=divergence, first=first)
+    result = ss.table_log_likelihood(key, sde, score, x, grid, divergence=divergence, first=first)
     log_prob = np.asarray(result.log_prob)
     return {
         "log_prob": log_prob,
         "std_error": np.asarray(result.std_error),
         "grid_error": np.asarray(result.error),
-        "num_evals": np.full(len(x), result.num_evals + result.num_checks),
-        "success": np.isfinite(log_prob),
+        "num_evals": np.asarray(result.num_evals + result.num_checks),
+        "success": np.asarray(result.success),
         "at_limit": np.zeros(len(x), bool),
         "time": np.full(len(x), sde.t_max),
-        "max_steps": np.full(len(x), result.num_evals),
+        "max_steps": np.full(len(x), result.steps),
     }
 
 
@@ -187,8 +187,7 @@ def _bound(
         }
         arrays = {name: np.asarray(result.bound) for name, result in results.items()}
         arrays |= {f"{name}_error": np.asarray(result.std_error) for name, result in results.items()}
-        evaluations = sum(result.num_evals for result in results.values())
-        return arrays | {"bound_evals": np.full(size, evaluations)}
+        return arrays | {"bound_evals": np.asarray(sum(result.num_evals for result in results.values()))}
 
     return job
 

@@ -1,21 +1,20 @@
 """The two sides of a distance: samples with what is known of how they were drawn, and a reference with its hash."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from experiments.cli.errors import InputError
-from experiments.data.arrays import Examples, Options, blocks, existing, read_npz
+from experiments.data.arrays import Examples, Options, existing, read_npz
 from experiments.data.dataset import Data
 from experiments.data.images import read_images
 from experiments.data.load import load
 
-PARTS = ("held-out", "train", "all")
+PartWord = Literal["held-out", "train", "all"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,17 +108,7 @@ class Reference(NamedTuple):
         return sum(map(len, self.parts))
 
 
-def sha256(parts: list[Examples]) -> str:
-    """Of type, shape and values of each part as stored."""
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(f"{part.dtype}{part.shape}".encode())
-        for rows in blocks(part):
-            sha.update(np.ascontiguousarray(part[rows]).tobytes())
-    return sha.hexdigest()
-
-
-def reference(spec: str, part: str, data_dir: Path | None) -> Reference:
+def reference(spec: str, part: PartWord, data_dir: Path | None) -> Reference:
     """The training part, the held-out part or both of what --data would name ``spec``."""
     data = load(spec, data_dir=data_dir)
     parts: dict[str, Examples] = {"held-out": data.held_out, "train": data.train}

@@ -12,7 +12,7 @@ from experiments.data.dataset import Data
 from experiments.measures.jobs import Work, spread_score
 from experiments.measures.likelihoods import of_rows
 from experiments.models.build import Model
-from experiments.models.flags import Config
+from experiments.models.values import Objective
 
 SAMPLER_STEPS = {"euler_maruyama": 500, "predictor_corrector": 250, "probability_flow": 100}
 FRAMES, SHOWN = 9, 8
@@ -50,11 +50,16 @@ def distances(key: jax.Array, real: np.ndarray, other: np.ndarray) -> dict[str, 
     }
 
 
+def some_of_training(seed: int, data: Data, count: int) -> np.ndarray:
+    """So many training examples in raw units, drawn by the seed; all where there are no more."""
+    count = min(count, len(data.train))
+    return data.train[np.random.default_rng(seed).choice(len(data.train), count, replace=False)]
+
+
 def of_training(key: jax.Array, seed: int, data: Data, count: int, held_out: np.ndarray) -> dict[str, Any]:
     """The distances that so many training examples, drawn by the seed, have to the held-out ones."""
-    count = min(count, len(data.train))
-    train = data.train[np.random.default_rng(seed).choice(len(data.train), count, replace=False)]
-    return distances(key, train, held_out) | {"examples": [count, len(held_out)]}
+    train = some_of_training(seed, data, count)
+    return distances(key, train, held_out) | {"examples": [len(train), len(held_out)]}
 
 
 def compared(
@@ -79,19 +84,24 @@ def compared(
     return {"samples": figures, "real": real}
 
 
-def drawn_classes(config: Config, data: Data, count: int) -> np.ndarray | None:
+def drawn_classes(objective: Objective, seed: int, data: Data, count: int) -> np.ndarray | None:
     """The classes (count,) of training examples drawn by the seed; None for a model without them."""
-    if config.condition == "none" or data.train_labels is None:
+    if objective.condition == "none" or data.train_labels is None:
         return None
-    return np.random.default_rng(config.seed).choice(data.train_labels, count)
+    return np.random.default_rng(seed).choice(data.train_labels, count)
 
 
 def sample_all(
-    key: jax.Array, config: Config, data: Data, model: Model, score: Any, work: Work
+    key: jax.Array,
+    seed: int,
+    data: Data,
+    model: Model,
+    score: Any,
+    count: int,
+    work: Work,
+    classes: np.ndarray | None = None,
 ) -> tuple[dict, dict, dict]:
-    """Draw ``config.samples`` with the reverse SDE, predictor-corrector and the probability flow.
-
-    Those of a conditional model are of the classes of training examples drawn at random.
+    """Draw ``count`` samples, of ``classes``, with the reverse SDE, predictor-corrector and the probability flow.
 
     Returns:
         arrays ``samples_NAME`` in raw units, their figures by sampler, and the figures of real against real.
@@ -103,12 +113,12 @@ def sample_all(
         "predictor_corrector": ss.with_denoising(sde, ss.predictor_corrector(sde, ss.log_snr_grid(sde, pc))),
         "probability_flow": ss.best_solver(sde, ode, sigma_data=model.precond.sigma_data),
     }
-    key_metric, classes = jax.random.fold_in(key, 1), drawn_classes(config, data, config.samples)
-    real = of_training(key_metric, config.seed, data, config.samples, data.held_out)
+    *key_runs, key_metric = jax.random.split(key, 1 + len(tables))
+    real = of_training(key_metric, seed, data, count, data.held_out)
     arrays, figures = {}, {}
-    for (name, table), key_run in zip(tables.items(), jax.random.split(key, 3), strict=True):
+    for (name, table), key_run in zip(tables.items(), key_runs, strict=True):
         started = time.monotonic()
-        x, broken = draw(name, key_run, data, score, table, config.samples, work, classes)
+        x, broken = draw(name, key_run, data, score, table, count, work, classes)
         figures[name] = {"num_evals": float(table.num_evals), "seconds": round(time.monotonic() - started, 2)}
         figures[name] |= distances(key_metric, x, data.held_out) | {"not_finite": broken}
         figures[name]["ratio"] = figures[name]["sliced_wasserstein"] / real["sliced_wasserstein"]

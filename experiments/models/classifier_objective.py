@@ -19,7 +19,8 @@ import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.data.dataset import Data
 from experiments.models.networks import Preset
-from experiments.models.score_objective import TIMES, Law, Objective, noise_level
+from experiments.models.score_objective import TIMES, Law, Minimised, noise_level
+from experiments.models.values import Architecture, Network, Objective
 
 # log(sigma/(alpha sigma_data)) ~ N(p_mean, p_std^2): wide, so that it is sure of nothing where no class is to be seen.
 PRESETS = {
@@ -40,11 +41,11 @@ def _mlp(shape: tuple[int, ...], classes: int, **rest: Any) -> Any:
     return ss.nn.ResidualMLP(shape, outputs=classes, **rest)
 
 
-NETWORKS: dict[str, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}
+NETWORKS: dict[Network, Callable[..., Any]] = {"mlp": _mlp, "unet": _unet}
 """(event shape, classes, width=, depth=, dropout=, remat=, scan=, key=) -> network, for the words of --network."""
 
 
-def preset(data: Data, word: str | None = None) -> Preset:
+def preset(data: Data, word: Network | None = None) -> Preset:
     """The row of PRESETS for this data; with the size of another row's network if ``word`` is another.
 
     Raises:
@@ -60,28 +61,27 @@ def preset(data: Data, word: str | None = None) -> Preset:
     return dataclasses.replace(row, network=word, width=other.width, depth=other.depth)
 
 
-def check(config: Any, data: Data) -> None:
+def check(how: Objective, data: Data) -> None:
     """Raise InputError for flags that do not go together, or not with the data."""
     if data.labels is None or data.labels.classes is None or data.labels.classes < 2:
         raise InputError(f"a classifier needs data with classes, two at least; {data.name} has none")
-    if config.times == "adaptive":
+    if how.times == "adaptive":
         raise InputError("--times adaptive follows the denoising loss: choose another for a classifier")
 
 
-def network(config: Any, data: Data, key: jax.Array) -> Any:
-    """The network of a resolved configuration, as it is before training.
+def network(architecture: Architecture, how: Objective, data: Data, key: jax.Array) -> Any:
+    """The network of resolved flags, as it is before training.
 
     Raises:
         InputError: a width or depth that it cannot have.
     """
-    assert data.labels is not None
-    options = {"width": config.width, "depth": config.depth, "dropout": config.dropout}
-    options |= {"remat": config.remat, "scan": config.scan}
+    assert data.labels is not None and architecture.network is not None
+    options = {"width": architecture.width, "depth": architecture.depth, "dropout": architecture.dropout}
+    options |= {"remat": architecture.remat, "scan": architecture.scan}
     try:
-        return NETWORKS[config.network](data.event_shape, data.labels.classes, **options, key=key)
+        return NETWORKS[architecture.network](data.event_shape, data.labels.classes, **options, key=key)
     except ValueError as error:
-        flags = f"--network {config.network} --width {config.width} --depth {config.depth}"
-        raise InputError(f"{flags}: {error}") from None
+        raise InputError(f"{architecture.said()}: {error}") from None
 
 
 class Drawn(NamedTuple):
@@ -94,13 +94,13 @@ class Drawn(NamedTuple):
     """(B,) for dropout."""
 
 
-def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, law: Law) -> Objective:
-    """The objective of the configuration."""
-    times = TIMES[config.times or "log-normal"](law, None)
+def minimised(how: Objective, data: Data, precond: ss.Preconditioner, apply: Any, law: Law) -> Minimised:
+    """The cross entropy of the flags."""
+    times = TIMES[how.times or "log-normal"](law, None)
 
     def draw(key: jax.Array, batch: Any) -> Drawn:
         key_data, key_dropout, key_loss = jax.random.split(key, 3)
-        x, mask = data.prepare(key_data, batch, flip=config.flip)
+        x, mask = data.prepare(key_data, batch, flip=how.flip)
         noised = ss.training.noised(key_loss, precond.sde, x, times=times, mask=mask)
         return Drawn(noised, jnp.asarray(batch["label"]), jax.random.split(key_dropout, len(x)))
 
@@ -108,9 +108,9 @@ def objective(config: Any, data: Data, precond: ss.Preconditioner, apply: Any, l
         log_probs = precond.classifier(partial(apply, params, key=drawn.keys))
         return ss.training.classified(log_probs, drawn.noised, drawn.classes).error
 
-    return Objective(draw, loss, noise_level(precond.sde), None)
+    return Minimised(draw, loss, noise_level(precond.sde), None)
 
 
-def initial(config: Any, data: Data, sde: ss.SDE, params: Any) -> tuple[Any, None]:
+def initial(how: Objective, data: Data, sde: ss.SDE, params: Any) -> tuple[Any, None]:
     """All parameters, and nothing that training carries along."""
     return params, None

@@ -13,6 +13,7 @@ from experiments.cli.errors import InputError
 from experiments.data.dataset import Data
 from experiments.data.load import TABLES
 from experiments.models.score_objective import label_count
+from experiments.models.values import Architecture, Network, Objective
 
 # The network also sees its input through waves of these lengths, in levels, so that it can resolve the bins of levels.
 WAVE_LENGTHS, MOST_LEVELS = (32, 16, 8, 4, 2, 1), 256
@@ -52,7 +53,7 @@ PRESETS = {
 }
 
 
-def preset(data: Data, word: str | None = None) -> Preset:
+def preset(data: Data, word: Network | None = None) -> Preset:
     """The row of PRESETS for this data; with the usual size of the network ``word`` if that is another than the row's.
 
     Raises:
@@ -75,7 +76,7 @@ def preset(data: Data, word: str | None = None) -> Preset:
     return dataclasses.replace(row, network=word, width=kind.width, depth=kind.depth)
 
 
-def waves(data: Data, word: str = "mlp") -> dict[str, Any]:
+def waves(data: Data, word: Network = "mlp") -> dict[str, Any]:
     """The waves by which a network sees data of levels: arguments of the networks that have them, none for
     measurements, nor for levels so many (sound) that no bin stands out."""
     if data.bin_width is None or int(data.levels or 0) > MOST_LEVELS or not NETWORKS[word].waves:
@@ -144,7 +145,7 @@ class Kind:
     """What is done to the parameters after each step."""
 
 
-NETWORKS: dict[str, Kind] = {
+NETWORKS: dict[Network, Kind] = {
     "mlp": Kind(ss.nn.ResidualMLP, 512, 3, ranks=(), waves=True),
     "unet": Kind(_unet, 16, 1, waves=True),
     "ddpmpp": Kind(partial(_published, ss.nn.presets.ddpmpp), 32, 2, waves=True),
@@ -160,20 +161,20 @@ NETWORKS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def network(config: Any, data: Data, key: jax.Array) -> Any:
-    """The network of a resolved configuration, as it is before training.
+def network(architecture: Architecture, objective: Objective, data: Data, key: jax.Array) -> Any:
+    """The network of resolved flags, as it is before training.
 
     Raises:
         InputError: a width or depth that it cannot have.
     """
-    size = {"width": config.width, "depth": config.depth}
-    training = {"dropout": config.dropout, "remat": config.remat, "scan": config.scan}
-    training["labels"] = label_count(config, data)
-    if config.condition == "class" and data.labels is not None and data.labels.classes:
+    size = {"width": architecture.width, "depth": architecture.depth}
+    training = {"dropout": architecture.dropout, "remat": architecture.remat, "scan": architecture.scan}
+    training["labels"] = label_count(objective, data)
+    if objective.condition == "class" and data.labels is not None and data.labels.classes:
         training["conditions"] = ss.nn.Classes(data.labels.classes)
-    seen = waves(data, config.network)
+    assert architecture.network is not None
+    seen = waves(data, architecture.network)
     try:
-        return NETWORKS[config.network].make(data.event_shape, **size, **training, **seen, key=key)
+        return NETWORKS[architecture.network].make(data.event_shape, **size, **training, **seen, key=key)
     except ValueError as error:
-        flags = f"--network {config.network} --width {config.width} --depth {config.depth}"
-        raise InputError(f"{flags}: {error}") from None
+        raise InputError(f"{architecture.said()}: {error}") from None

@@ -4,7 +4,6 @@ The checkpoint's metadata hold the configuration and, where it was written so, t
 scaling. A run whose checkpoint has no such record measures its data again, which must then still be where they were.
 """
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -73,7 +72,7 @@ def open_run(path: str | Path, target: str = "score") -> Opened:
 def _config(folder: Path, metadata: dict[str, Any]) -> Config:
     """The configuration in the metadata, with the flags that do not change a checkpoint from config.json beside it."""
     beside = folder.parent / "config.json"
-    fields = {field.name for field in dataclasses.fields(Config)}
+    fields = set(Config().flat())
     stored = metadata.get("config")
     unknown = set(stored) - fields if isinstance(stored, dict) else set()
     if not isinstance(stored, dict) or unknown:
@@ -88,7 +87,7 @@ def _config(folder: Path, metadata: dict[str, Any]) -> Config:
     flags = {name: value for name, value in flags.items() if name in fields} | stored
     flags["data_dir"] = Path(flags["data_dir"]) if flags.get("data_dir") else None
     flags["workdir"] = folder.parent if beside.is_file() else None
-    return Config(**flags)
+    return Config.of(**flags)
 
 
 def examples(config: Config, *, spec: str | None = None, data_dir: Path | None = None) -> Data:

@@ -4,21 +4,26 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import tyro
 
 import scoresde as ss
-from experiments.cli.errors import InputError, one_of
-from experiments.models.saved import Opened, digest
+from experiments.cli.errors import InputError
+from experiments.models.saved import Opened
+
+SolverWord = Literal[
+    "best", "adams", "ancestral", "ddim", "deis", "dpm", "dpm-single", "euler-maruyama", "heun", "ipndm", "lms",
+    "predictor-corrector", "reverse-diffusion", "sa", "seeds", "unipc",
+]  # fmt: skip
+GridWord = Literal["angle", "beta", "karras", "log-snr", "quadratic", "shifted", "uniform"]
 
 
 class Solver(NamedTuple):
     """(sde, grid) -> table; the grid where --grid is not given; the flags that it takes besides."""
 
     table: Callable[..., ss.Table]
-    grid: str = "log-snr"
+    grid: GridWord = "log-snr"
     takes: tuple[str, ...] = ()
 
 
@@ -27,8 +32,8 @@ def _denoised(solver: Callable[..., ss.Table], sde: ss.SDE, grid: np.ndarray, **
 
 
 SETTINGS = ("eta", "snr")  # flags of some solvers
-BEST = "best"  # ss.best_solver, which chooses its grid
-SOLVERS: dict[str, Solver] = {
+BEST: Literal["best"] = "best"  # ss.best_solver, which chooses its grid
+SOLVERS: dict[SolverWord, Solver] = {
     "adams": Solver(partial(ss.adams, order=3), "angle"),
     "ancestral": Solver(ss.ancestral),
     "ddim": Solver(ss.ddim, takes=("eta",)),
@@ -45,7 +50,7 @@ SOLVERS: dict[str, Solver] = {
     "seeds": Solver(partial(ss.solvers.seeds, noise_prediction=False)),
     "unipc": Solver(ss.unipc),
 }
-GRIDS: dict[str, Callable[[ss.SDE, int], np.ndarray]] = {
+GRIDS: dict[GridWord, Callable[[ss.SDE, int], np.ndarray]] = {
     "angle": ss.angle_grid,
     "beta": ss.grids.beta_grid,
     "karras": ss.karras_grid,
@@ -56,18 +61,17 @@ GRIDS: dict[str, Callable[[ss.SDE, int], np.ndarray]] = {
 }
 
 
-SolverWord = Annotated[str, tyro.conf.arg(metavar="{" + ",".join((BEST, *SOLVERS)) + "}")]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SolverFlags:
     """The flags that choose a solver."""
+
+    HEADING: ClassVar[str] = "solver"
 
     solver: SolverWord = BEST
     """The solver; best is deterministic and chooses its grid."""
     evaluations: int = 20
     """Network evaluations a sample; where a solver cannot take so many exactly, the nearest number below."""
-    grid: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(GRIDS) + "}")] = None
+    grid: GridWord | None = None
     """Times of evaluation; by default those that suit the solver."""
     eta: float | None = None
     """Fresh noise of ddim and dpm: 0 for the probability flow, 1 for the reverse SDE."""
@@ -77,8 +81,6 @@ class SolverFlags:
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
         self.at_least(evaluations=1)
-        one_of("solver", self.solver, (BEST, *SOLVERS))
-        one_of("grid", self.grid or "angle", GRIDS)
         if self.solver == BEST and self.grid is not None:
             raise InputError("--solver best chooses its grid: drop --grid, or name a solver")
         takes = () if self.solver == BEST else SOLVERS[self.solver].takes
@@ -121,13 +123,11 @@ class SolverFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DrawingFlags(SolverFlags):
-    """The flags of every program that draws from a trained model."""
+class DrawsFlags:
+    """How it is drawn."""
 
-    checkpoint: Path
-    """Folder of a run, or its checkpoint."""
-    out: Path
-    """Where the result goes."""
+    HEADING: ClassVar[str] = "drawing"
+
     seed: int = 0
     """Seed of everything random."""
     batch: int = 256
@@ -135,21 +135,29 @@ class DrawingFlags(SolverFlags):
     raw: bool = False
     """Take the last parameters instead of their moving average."""
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawingFlags(SolverFlags, DrawsFlags):
+    """The flags of every program that draws from a trained model."""
+
+    checkpoint: Path
+    """Folder of a run, or its checkpoint."""
+    out: Path
+    """Where the result goes."""
+
     def check(self) -> None:
         """Raise InputError for the first flag that cannot be."""
         self.at_least(seed=0, batch=1)
         super().check()
 
-    def plan(self, opened: Opened, params: Any) -> dict[str, Any]:
-        """The part of a manifest that says by which model and solver, and from which seed."""
-        about = {"parameters": "raw" if self.raw else "average", "parameters_sha256": digest(params)}
-        about |= {"step": int(opened.state.step)} | self.chosen()
-        return about | {"seed": self.seed, "batch": self.batch}
+    def plan(self) -> dict[str, Any]:
+        """The part of a plan that says by which parameters and solver, and from which seed."""
+        return {"parameters": "raw" if self.raw else "average"} | self.chosen() | {"seed": self.seed}
 
 
 def class_count(opened: Opened, label: int | None = None) -> int:
     """How many classes a model knows, 0 for none; InputError if ``label`` is none of them."""
-    known = opened.config.condition != "none" and opened.data.labels is not None
+    known = opened.config.objective.condition != "none" and opened.data.labels is not None
     count = int(opened.data.labels.classes or 0) if known and opened.data.labels is not None else 0
     if label is not None and not count:
         raise InputError("the model knows no classes: drop --label, or train with --condition class")

@@ -1,4 +1,4 @@
-"""What a run can learn, and the functions that ``setup`` makes it of."""
+"""What a run can learn, and the functions that ``build`` makes it of."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ class Target(NamedTuple):
     preset: Callable[..., networks.Preset]
     """(data, word of --network or None) -> how it is trained."""
     check: Callable[..., None]
-    """(config, data): InputError for flags that do not go together."""
+    """(objective, data): InputError for flags that do not go together."""
     network: Callable[..., Any]
-    """(config, data, key)"""
-    objective: Callable[..., score_objective.Objective]
-    """(config, data, preconditioner, apply, law of the noise levels)"""
+    """(architecture, objective, data, key)"""
+    minimised: Callable[..., score_objective.Minimised]
+    """(objective, data, preconditioner, apply, law of the noise levels)"""
     initial: Callable[..., tuple[Any, Any]]
-    """(config, data, sde, parameters) -> all parameters, and what training carries along."""
+    """(objective, data, sde, parameters) -> all parameters, and what training carries along."""
     waves: Callable[..., dict[str, Any]]
     """(data, word of --network) -> the waves by which the network sees its input."""
 
@@ -28,7 +28,7 @@ TARGETS = {
         networks.preset,
         score_objective.check,
         networks.network,
-        score_objective.objective,
+        score_objective.minimised,
         score_objective.initial,
         networks.waves,
     ),
@@ -36,7 +36,7 @@ TARGETS = {
         classifier_objective.preset,
         classifier_objective.check,
         classifier_objective.network,
-        classifier_objective.objective,
+        classifier_objective.minimised,
         classifier_objective.initial,
         lambda data, word: {},
     ),

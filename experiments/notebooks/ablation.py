@@ -37,7 +37,7 @@ from scipy import stats
 import scoresde as ss
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import SAMPLE as BLUE
-from experiments.notebooks.style import GREEN, use
+from experiments.figures.style import GREEN, use
 
 use()
 started = time.monotonic()
@@ -134,7 +134,7 @@ def log_likelihood(sde, prediction, params):
     grid = ss.angle_grid(sde, 39, rho=0.28 * sigma_data, share=0.25)
     solver = partial(ss.adams, order=4, correct_last=True, detail=0.04, sigma_data=sigma_data)
     key = jax.random.key(0)  # not used: nothing is random
-    return ss.table_log_likelihood(key, sde, score, grid, held_out, solver=solver, estimate_error=False).log_prob
+    return ss.table_log_likelihood(key, sde, score, held_out, grid, solver=solver, estimate_error=False).log_prob
 
 
 predictions, weight_numbers = map(jnp.asarray, zip(*cells, strict=True))

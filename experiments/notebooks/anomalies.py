@@ -36,9 +36,9 @@ from experiments.data import load
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import INK
 from experiments.figures.panels import SAMPLE as BLUE
+from experiments.figures.style import COLOURS, GREEN, GREY, use
 from experiments.models.build import build
 from experiments.models.flags import Config
-from experiments.notebooks.style import COLOURS, GREEN, GREY, use
 
 use()
 started = time.monotonic()
@@ -139,11 +139,11 @@ def trained(data, config):
     model, clock = build(config.resolve(data), data), time.monotonic()
     state, _ = model.trainer.run(model.init(), data.train, steps=steps, batch_size=128)
     jax.block_until_ready(state)
-    print(f"{data.name[:24]}: {config.steps} steps in {time.monotonic() - clock:.0f} s")
+    print(f"{data.name[:24]}: {config.optimiser.steps} steps in {time.monotonic() - clock:.0f} s")
     return model, model.score(state.ema)
 
 
-digits_model, digits_score = trained(digits, Config(steps=steps, width=width))
+digits_model, digits_score = trained(digits, Config.of(steps=steps, width=width))
 
 # %%
 rng = np.random.default_rng(0)
@@ -184,7 +184,7 @@ def log_probs(model, score, data, images, probes):
     y = data.to_model(images, np.random.default_rng(2).random(images.shape))
     grid = ss.angle_grid(model.sde, 39, rho=0.28 * data.sigma_data, share=0.25)
     found = ss.table_log_likelihood(
-        jax.random.key(11), model.sde, score, grid, y, divergence=ss.hutchinson(probes), estimate_error=False
+        jax.random.key(11), model.sde, score, y, grid, divergence=ss.hutchinson(probes), estimate_error=False
     )
     return np.asarray(found.log_prob)
 
@@ -287,7 +287,7 @@ with tempfile.TemporaryDirectory() as folder:
     path, below = Path(folder) / "temple.npz", patches(china[200:])
     np.savez(path, train=below[:1760], test=below[1760:])
     temple = load.load(f"npz:{path}")
-    config = Config(data=f"npz:{path}", network="mlp", steps=steps, width=width, batch=128)
+    config = Config.of(data=f"npz:{path}", network="mlp", steps=steps, width=width, batch=128)
     temple_model, temple_score = trained(temple, config)
 
 m = 240 if full else 100

@@ -32,7 +32,7 @@ import scoresde as ss
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import INK
 from experiments.figures.panels import SAMPLE as BLUE
-from experiments.notebooks.style import GREEN, GREY, use
+from experiments.figures.style import GREEN, GREY, use
 
 use()
 started = time.monotonic()

@@ -34,15 +34,15 @@ import numpy as np
 from jax.tree_util import Partial
 
 import scoresde as ss
-from experiments.benchmarks.inverse import errors
 from experiments.data import load
 from experiments.editing import restoration
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import INK
 from experiments.figures.panels import SAMPLE as BLUE
+from experiments.figures.style import GREY, use
+from experiments.measures.exact import posterior_errors
 from experiments.models.build import build
 from experiments.models.flags import Config
-from experiments.notebooks.style import GREY, use
 
 use()
 started = time.monotonic()
@@ -174,7 +174,11 @@ for name, x in found.items():
         answers = draw(name, key_draw, jnp.repeat(measured, each, axis=0)).reshape(problems, each, 2)
     ranks[name] = np.sum(np.asarray(answers)[:, :, 1] < truth[:, None, 1], axis=1)  # 0..19
     covered = (ranks[name] >= 2) & (ranks[name] <= 17)  # the middle 16 of the 20 ranks
-    judged[name] = distance(x), errors(posterior, jnp.asarray(x), equal), ss.mean_with_error(covered.astype(float))
+    judged[name] = (
+        distance(x),
+        posterior_errors(posterior, jnp.asarray(x), equal),
+        ss.mean_with_error(covered.astype(float)),
+    )
 print(f"{problems} problems with {each} draws each, by each method, in {time.monotonic() - clock:.1f} s\n")
 print(f"{'':15}{'distance x 1000':>18}{'mean':>8}{'cov':>7}{'modes':>7}{'80 % interval holds':>22}")
 for name, ((far, error), (mean, cov, modes), (share, share_error)) in judged.items():
@@ -221,7 +225,7 @@ plt.show()
 # %%
 digits = load.load("digits")
 steps = 3000 if full else 200
-config = Config(steps=steps, width=256 if full else 128).resolve(digits)
+config = Config.of(steps=steps, width=256 if full else 128).resolve(digits)
 model = build(config, digits)
 clock = time.monotonic()
 state, metrics = model.trainer.run(model.init(), digits.train, steps=steps, batch_size=128)

@@ -31,7 +31,7 @@ import scoresde as ss
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import INK
 from experiments.figures.panels import SAMPLE as BLUE
-from experiments.notebooks.style import GREEN, GREY, use
+from experiments.figures.style import GREEN, GREY, use
 
 use()
 started = time.monotonic()
@@ -271,7 +271,8 @@ bound_coverage = float(np.mean(np.abs(lost) <= stats.t.ppf(0.975, 15) * np.asarr
 lost_mean, lost_error = ss.mean_with_error(lost)
 print(f"exact minus bound: {lost_mean:.4f} ± {lost_error:.4f} nats; 95 % intervals cover {100 * bound_coverage:.1f} %")
 print(
-    f"{bound.num_evals} evaluations a point without derivatives, mean bar {float(jnp.mean(bound.std_error)):.3f} nats"
+    f"{int(bound.num_evals[0])} evaluations a point without derivatives, "
+    f"mean bar {float(jnp.mean(bound.std_error)):.3f} nats"
 )
 
 # %% [markdown]

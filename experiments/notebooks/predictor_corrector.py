@@ -35,7 +35,7 @@ from experiments.data import load
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import INK
 from experiments.figures.panels import SAMPLE as BLUE
-from experiments.notebooks.style import GREEN, GREY, use
+from experiments.figures.style import GREEN, GREY, use
 from scoresde.solvers.table import Nodes, single_step
 
 use()

@@ -47,7 +47,7 @@ import scoresde as ss
 from experiments.data import load
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import SAMPLE as BLUE
-from experiments.notebooks.style import GREY, use
+from experiments.figures.style import GREY, use
 
 use()
 started = time.monotonic()
@@ -223,7 +223,7 @@ y = (images + np.random.default_rng(5).random(images.shape) - shift) * width
 clock = time.monotonic()
 grid = ss.angle_grid(sde, 39, rho=0.28 * sigma_data, share=0.25)
 flow = ss.table_log_likelihood(
-    jax.random.key(6), sde, found.score, grid, jnp.asarray(y, jnp.float32), divergence=ss.hutchinson(2)
+    jax.random.key(6), sde, found.score, jnp.asarray(y, jnp.float32), grid, divergence=ss.hutchinson(2)
 )
 flow_bits = np.asarray(ss.bits_per_dim(flow.log_prob, dims, width))
 per_nat = 1 / (dims * np.log(2))

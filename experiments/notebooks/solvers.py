@@ -27,11 +27,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import scoresde as ss
-from experiments.benchmarks.solvers import flow_error, law_error
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import INK
 from experiments.figures.panels import SAMPLE as BLUE
-from experiments.notebooks.style import GREEN, GREY, SKY, use
+from experiments.figures.style import GREEN, GREY, SKY, use
+from experiments.measures.exact import flow_error, law_error
 
 use()
 jax.config.update("jax_enable_x64", True)

@@ -43,9 +43,9 @@ from experiments.data import load
 from experiments.figures.panels import EXACT as ORANGE
 from experiments.figures.panels import INK
 from experiments.figures.panels import SAMPLE as BLUE
+from experiments.figures.style import GREY, use
 from experiments.models.build import build
 from experiments.models.flags import Config
-from experiments.notebooks.style import GREY, use
 
 use()
 started = time.monotonic()
@@ -223,7 +223,7 @@ plt.show()
 
 # %%
 data = load.load(f"csv:{folder / 'river.csv'}")
-config = Config(data=data.name, steps=steps, width=256 if full else 64).resolve(data)
+config = Config.of(data=data.name, steps=steps, width=256 if full else 64).resolve(data)
 model = build(config, data)
 state, _ = model.trainer.run(model.init(), data.train, steps=steps, batch_size=256)
 score = model.score(state.ema)  # (x, t) -> ∇ log p_t(x), in the units of the model

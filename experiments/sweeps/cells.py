@@ -76,12 +76,14 @@ class Measurement(solvers.SolverFlags):
 
     def settings(self, config: Config) -> Settings:
         """How the likelihood is measured."""
-        probes, repeats, grid = config.likelihood_probes, config.likelihood_repeats, self.likelihood_evaluations
-        whole = Settings(probes, repeats, grid, self.tolerance)
+        how, grid = config.evaluation, self.likelihood_evaluations
+        whole = Settings(how.likelihood_probes, how.likelihood_repeats, grid, self.tolerance)
         return whole if "bound" in self.kinds else dataclasses.replace(whole, bound_draws=0)
 
 
-FLAGS = {field.name: kind for kind in (Measurement, Config) for field in dataclasses.fields(kind)}
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Measurement)} | Config().flat()
+"""Of every flag that a cell may have."""
+OF_CONFIG = set(Config().flat())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Cell:
 
     @functools.cached_property
     def measured(self) -> str:
-        of_config = {name: getattr(self.config, name) for name in OF_MEASURING}
+        of_config = {name: value for name, value in self.config.flat().items() if name in OF_MEASURING}
         return digest(of_config | dataclasses.asdict(self.measurement) | self.measurement.chosen())
 
     @property
@@ -132,12 +134,12 @@ def digest(content: Any) -> str:
 
 
 def code_digest() -> str:
-    """A name for the sources of the library and of the programs beside this file."""
-    here = Path(__file__).parent
-    files = [*sorted((here.parent / "scoresde").rglob("*.py")), *sorted(here.glob("*.py"))]
-    whole = hashlib.sha256()
-    for file in files:
-        whole.update(file.name.encode() + b"\0" + file.read_bytes())
+    """A name for the sources of the library and of the programs, those that only the repository has left out."""
+    root, whole = Path(__file__).parents[2], hashlib.sha256()
+    for file in sorted(path for package in ("scoresde", "experiments") for path in (root / package).rglob("*.py")):
+        name = file.relative_to(root)
+        if name.parts[1] not in ("benchmarks", "notebooks"):
+            whole.update(name.as_posix().encode() + b"\0" + file.read_bytes())
     return whole.hexdigest()[:8]
 
 
@@ -160,7 +162,7 @@ def named(name: str) -> str:
     field = name.strip().removeprefix("--").replace("-", "_")
     if field == "seed":
         raise InputError("the seed is not an axis: give --seeds 3 or --seeds 0,1,2")
-    allowed = [flag for flag in FLAGS if flag not in (*REFUSED, "target")]
+    allowed = [flag for flag in DEFAULTS if flag not in (*REFUSED, "target")]
     if field not in allowed:
         close = difflib.get_close_matches(field, allowed, n=1)
         hint = f"; did you mean {close[0]}?" if close else "; python -m experiments.run --help lists the flags"
@@ -171,12 +173,16 @@ def named(name: str) -> str:
 @functools.cache
 def typed(name: str, text: str) -> Any:
     """The value of a flag as its command line would read it."""
-    default, flag = getattr(FLAGS[name], name), f"--{name.replace('_', '-')}"
+    default, flag = DEFAULTS[name], f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         if (word := text.lower()) not in ("true", "false"):
             raise InputError(f"{flag} is true or false, got {text!r}")
         return word == "true"
-    return None if text.lower() == "none" else getattr(commands.parse(FLAGS[name], "sweep", [flag, text]), name)
+    if text.lower() == "none" and default is None:
+        return None
+    if name in OF_CONFIG:
+        return commands.read(Config, "sweep", [flag, text]).flat()[name]
+    return getattr(commands.read(Measurement, "sweep", [flag, text]), name)
 
 
 def read_list(path: Path) -> list[Setting]:
@@ -214,26 +220,25 @@ def expand(listed: list[Setting], axes: dict[str, list[Any]], seeds: list[int]) 
 
 
 def _of_setting(setting: Setting, seeds: list[int]) -> list[Cell]:
-    of_config, of_measurement = (
-        {k: v for k, v in setting.items() if FLAGS[k] is kind} for kind in (Config, Measurement)
-    )
+    of_config = {name: value for name, value in setting.items() if name in OF_CONFIG}
+    of_measurement = {name: value for name, value in setting.items() if name not in OF_CONFIG}
     try:
-        config, measurement = Config(**of_config), Measurement(**of_measurement)
+        config, measurement = Config.of(**of_config), Measurement(**of_measurement)
         config.check()
         measurement.check()
         data = _data(config.data, config.data_dir, config.options)
         config = config.resolve(data)
-        TARGETS[config.target].check(config, data)
+        TARGETS[config.target].check(config.objective, data)
         measurement.table(config.process(), data.sigma_data)
-        if measurement.guidance != 1 and config.condition == "none":
+        if measurement.guidance != 1 and config.objective.condition == "none":
             raise InputError("--guidance is for models trained with --condition class")
-        if measurement.ema_length is not None and not config.ema_lengths:
+        if measurement.ema_length is not None and not config.optimiser.ema_lengths:
             raise InputError("--ema-length is for trainings with --ema-lengths")
     except InputError as error:
         shown = " ".join(f"{name}={value}" for name, value in setting.items())
         raise InputError(f"cell {shown}: {error}" if setting else str(error)) from None
     record = json.loads(json.dumps(data.record()))
-    seeded = ((seed, dataclasses.replace(config, seed=seed)) for seed in seeds)
+    seeded = ((seed, config.replace(seed=seed)) for seed in seeds)
     return [Cell(setting | {"seed": seed}, config, measurement, record) for seed, config in seeded]
 
 

@@ -25,6 +25,7 @@ from rich.console import Console
 import scoresde as ss
 from experiments.cli import compile_cache, machine
 from experiments.cli.errors import InputError, Interrupted
+from experiments.cli.keys import stream
 from experiments.cli.writing import write_json
 from experiments.data.dataset import Data
 from experiments.measures import classes, samples
@@ -48,7 +49,7 @@ class Builder:
         self.model: Model | None = None
 
     def __call__(self, config: Config, data: Data) -> Model:
-        alike = self.config and dataclasses.replace(self.config, seed=config.seed, workdir=config.workdir) == config
+        alike = self.config and self.config.replace(seed=config.seed, workdir=config.workdir) == config
         self.model = reseeded(self.model, config, data) if alike and self.model else build(config, data)
         self.config = config
         return self.model
@@ -126,7 +127,7 @@ def claim(folder: Path) -> Iterator[bool]:
 
 def do(cell: Cell, root: Path, builder: Builder) -> dict[str, Any]:
     """Train, unless that is done, and measure; returns the result, or {"error": why there is none}."""
-    config = dataclasses.replace(cell.config, workdir=cell.folder(root), keep=1)
+    config = cell.config.replace(workdir=cell.folder(root), keep=1)
     try:
         trained = train(config, Console(quiet=True), "sweep", build=builder)
         assert trained is not None
@@ -142,20 +143,22 @@ def measure(cell: Cell, trained: Trained, root: Path) -> dict[str, Any]:
     """The figures of a trained cell, with what made them."""
     started, how = time.monotonic(), cell.measurement
     config, data, model = trained.config, trained.data, trained.model
+    some, count = config.evaluation.likelihood_examples, config.evaluation.samples
     score = model.score(parameters(cell, trained, cell.folder(root)))
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
     parts = Parts(cell.path(root).with_suffix(".parts"), {"cell": cell.measured}, replace=True)
-    work, held_out = Work(config.evaluation_batch, parts), data.held_out[: config.likelihood_examples]
+    work, held_out = Work(config.evaluation.evaluation_batch, parts), data.held_out[:some]
     figures: dict[str, Any] = {}
     if {"likelihood", "bound"} & set(how.kinds):
-        known = classes.known(config, data)
+        known = classes.known(config.objective, data, some)
         settings = how.settings(config)
-        _, figures["likelihood"] = likelihood(key, data, model, score, held_out, settings, work, classes=known)
+        _, figures["likelihood"] = likelihood(
+            stream(config.seed, "likelihood"), data, model, score, held_out, settings, work, classes=known
+        )
     if "samples" in how.kinds:
-        of = samples.drawn_classes(config, data, config.samples)
+        of = samples.drawn_classes(config.objective, config.seed, data, count)
         drawn = score if of is None else ss.guidance.classifier_free(score, score, how.guidance)
         table = ss.solvers.padded(how.table(model.sde, model.precond.sigma_data), history=HISTORY)
-        key_draw, count = jax.random.fold_in(key, 1), config.samples
+        key_draw = stream(config.seed, "samples")
         figures |= samples.compared(key_draw, config.seed, data, drawn, table, count, data.held_out, work, of)
     parts.remove()
     figures["seconds"] = round(time.monotonic() - started, 2)
@@ -168,7 +171,8 @@ def parameters(cell: Cell, trained: Trained, folder: Path) -> Any:
     how, model = cell.measurement, trained.model
     if how.ema_length is not None:
         try:
-            return ss.training.reconstruct(list(stored(folder, model)), how.ema_length, int(trained.config.steps or 0))
+            steps = int(trained.config.optimiser.steps or 0)
+            return ss.training.reconstruct(list(stored(folder, model)), how.ema_length, steps)
         except ValueError as error:
             raise InputError(f"--ema-length {how.ema_length}: {error}") from None
     if how.raw:

@@ -12,17 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import scoresde as ss
 from experiments.cli.errors import InputError
+from experiments.cli.keys import stream
 from experiments.data.dataset import Data
 from experiments.figures import run_figures
 from experiments.figures.panels import is_image
 from experiments.models.build import Model
-from experiments.models.flags import Config
-from experiments.training.fit import OnEntry, OnState
+from experiments.training.fit import OnEntry, OnState, Plan
 from experiments.training.processes import main_process
 from scoresde.checkpoint.leaves import to_numpy
 
@@ -31,30 +30,31 @@ IMAGES, POINTS = 36, 1000
 Scalar = Callable[[str, float, int], None]
 
 
-def watch(config: Config, data: Data, model: Model, step: int) -> tuple[OnState, OnEntry]:
+def watch(plan: Plan, data: Data, model: Model, step: int) -> tuple[OnState, OnEntry]:
     """What ``fit`` is to call, by the flags --sample-every and --tensorboard; training begins at ``step``.
 
     Raises:
         InputError: --tensorboard without a writer.
     """
-    on_state = _sheets(config, data, model, step) if config.sample_every else lambda step, state: None
-    if config.tensorboard and main_process():
-        return on_state, _events(config.folder / "tensorboard", step)
+    on_state = _sheets(plan, data, model, step) if plan.engine.sample_every else lambda step, state: None
+    if plan.engine.tensorboard and main_process():
+        return on_state, _events(plan.folder / "tensorboard", step)
     return on_state, lambda entry: None
 
 
-def _sheets(config: Config, data: Data, model: Model, step: int) -> OnState:
+def _sheets(plan: Plan, data: Data, model: Model, step: int) -> OnState:
     table = ss.best_solver(model.sde, EVALUATIONS, sigma_data=model.precond.sigma_data)
     shape = (IMAGES if is_image(data.event_shape) else POINTS, *data.event_shape)
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    folder, like = config.folder / "figures" / "steps", np.asarray(data.held_out[:POINTS])
-    drawn = step // config.sample_every
+    key = stream(plan.seed, "previews")
+    folder, like = plan.folder / "figures" / "steps", np.asarray(data.held_out[:POINTS])
+    every = plan.engine.sample_every
+    drawn = step // every
 
     def on_state(step: int, state: ss.State) -> None:
         nonlocal drawn
-        if step // config.sample_every == drawn:
+        if step // every == drawn:
             return
-        drawn = step // config.sample_every
+        drawn = step // every
         x = data.from_model(to_numpy(ss.sample(key, model.score(state.ema), table, shape)))
         if main_process():
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,21 +12,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.cli.errors import InputError
-from experiments.models.flags import Config
+from experiments.models.values import Engine
 
 SHUTDOWN_SECONDS = 24 * 3600  # how long the others wait for process 0, which evaluates alone
 
 
-def join(config: Config) -> None:
+def join(engine: Engine) -> None:
     """Find the other processes, where there are any; to be called once, before JAX looks for devices.
 
     Raises:
         InputError: flags are missing, or the processes do not find each other.
     """
-    by_hand = (config.coordinator, config.processes, config.process_id)
-    if config.distributed == "none" and by_hand == (None, None, None):
+    by_hand = (engine.coordinator, engine.processes, engine.process_id)
+    if engine.distributed == "none" and by_hand == (None, None, None):
         return
-    if config.distributed == "none" and None in by_hand:
+    if engine.distributed == "none" and None in by_hand:
         raise InputError("--coordinator HOST:PORT, --processes and --process-id go together; one of them is missing")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:

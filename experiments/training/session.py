@@ -1,6 +1,5 @@
 """A training from its flags to its last parameters and its record: what run, classifier and sweep share."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from experiments.data.dataset import Data
 from experiments.data.load import load
 from experiments.models.build import Model, build
 from experiments.models.flags import Config
-from experiments.training.fit import check_folder, fit, start, stored
+from experiments.training.fit import Plan, check_folder, fit, start, stored
 from experiments.training.previews import watch
 from experiments.training.processes import join, main_process
 from scoresde.checkpoint.leaves import to_numpy
@@ -24,11 +23,13 @@ from scoresde.checkpoint.leaves import to_numpy
 
 def plan(config: Config, data: Data, model: Model) -> list[str]:
     """What the run is about to do, a line each."""
+    network, sigma_data, optimiser = config.architecture.network, model.precond.sigma_data, config.optimiser
+    device = jax.devices()[0].device_kind
     return [
         f"data     {data.describe()}",
         f"sde      {model.sde}",
-        f"network  {config.network}, {model.parameters:,} parameters, sigma_data {model.precond.sigma_data:.4g}",
-        f"train    {config.steps} steps of {config.batch} on {jax.devices()[0].device_kind}, seed {config.seed}",
+        f"network  {network}, {model.parameters:,} parameters, sigma_data {sigma_data:.4g}",
+        f"train    {optimiser.steps} steps of {optimiser.batch} on {device}, seed {config.seed}",
         f"folder   {config.folder}",
     ]
 
@@ -46,7 +47,7 @@ def about(config: Config, data: Data, model: Model) -> dict[str, Any]:
             "held_out": len(data.held_out),
         },
         "sde": repr(model.sde),
-        "network": {"name": config.network, "parameters": model.parameters},
+        "network": {"name": config.architecture.network, "parameters": model.parameters},
     }
 
 
@@ -70,29 +71,31 @@ def train(
 ) -> Trained | None:
     """Train what the flags of ``program`` describe into its folder; None after a dry run, and in other processes."""
     config.check()
-    join(config)
+    join(config.engine)
     console.quiet |= not main_process()
-    record = stored(config).get("data")
+    folder = config.folder
+    record = stored(folder).get("data")
     data = load(config.data, data_dir=config.data_dir, options=config.options, record=record)
     found = json.loads(json.dumps(data.record()))
     if record is not None and (other := [name for name in found if record.get(name) != found[name]]):
-        raise InputError(f"{config.folder} was trained on data of another {', '.join(other)}; choose another --workdir")
+        raise InputError(f"{folder} was trained on data of another {', '.join(other)}; choose another --workdir")
     config = config.resolve(data)
+    training = Plan.of(config)
     if not config.dry_run:
-        check_folder(config)
+        check_folder(training, resume=config.resume)
     model = build(config, data)
     for line in plan(config, data, model):
         console.print(line, highlight=False)
     if config.dry_run:
         return None
-    state = start(config, model)
-    folder, manifest = config.folder, {"seed": config.seed} | machine.environment(program)
+    manifest = {"seed": config.seed} | machine.environment(program)
+    state = start(training, model)
     if main_process():
-        write_json(folder / "config.json", dataclasses.asdict(config))
+        write_json(folder / "config.json", config.flat())
         write_json(folder / "environment.json", manifest)
-    state, training = fit(config, data, model, state, console, *watch(config, data, model, int(state.step)))
+    state, done = fit(training, data, model, state, console, *watch(training, data, model, int(state.step)))
     params = to_numpy(state.ema)
-    return Trained(config, data, model, params, training, manifest) if main_process() else None
+    return Trained(config, data, model, params, done, manifest) if main_process() else None
 
 
 def close(trained: Trained, result: dict[str, Any], started: float) -> None:

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from scoresde.arrays import example_keys, expand, is_concrete, on_host
 from scoresde.checks import whole
 from scoresde.likelihood.divergence import diagonal
-from scoresde.score import Score, as_partial, each, evaluate
+from scoresde.score import Score, as_partial, each, tweedie
 from scoresde.sde import SDE
 from scoresde.solvers.table import Table, check_table, integrate
 
@@ -73,7 +73,7 @@ def denoised(sde: SDE, score: Score, y: ArrayLike, s: ArrayLike) -> jax.Array:
         s: standard deviation of the noise, () or (B,), within sigma/alpha from t_min to t_max.
     """
     x, t = _state(sde, y, s)
-    return evaluate(sde, score, x, t)[1]
+    return tweedie(sde, score, x, t)[1]
 
 
 def denoised_std(
@@ -102,7 +102,7 @@ def denoised_std(
     x, t = _state(sde, y, s)
 
     def of_example(score: Partial, key: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        _, push = jax.linearize(lambda x: evaluate(sde, score, x[None], t)[1][0], x)
+        _, push = jax.linearize(lambda x: tweedie(sde, score, x[None], t)[1][0], x)
         if probes is None:
             slope = diagonal(push, x).reshape(x.shape)
         else:
@@ -116,7 +116,15 @@ def denoised_std(
 
 
 def denoised_samples(
-    key: jax.Array, sde: SDE, score: Score, y: ArrayLike, s: float, table: Table, **settings: Any
+    key: jax.Array,
+    sde: SDE,
+    score: Score,
+    y: ArrayLike,
+    s: float,
+    table: Table,
+    *,
+    first: ArrayLike = 0,
+    **settings: Any,
 ) -> jax.Array:
     """One draw of x given y = x + s n for each example, (B, *event), at the table's last time.
 
@@ -128,7 +136,8 @@ def denoised_samples(
         s: standard deviation of the noise, one for all.
         table: of a solver of the reverse SDE, such as ``ss.ddim(.., eta=1.0)`` or ``ss.solvers.sa_solver``, whose grid
             begins at ``noise_time(sde, s)``; see ``shortened``.
-        settings: as for ``ss.integrate``.
+        first: number of the first example, as for ``ss.integrate``.
+        settings: ``noise`` and ``trajectory`` of ``ss.integrate``.
 
     Raises:
         ValueError: s is out of range, or the table begins at another time.
@@ -138,7 +147,7 @@ def denoised_samples(
         made_for = "shortened(sde, noise_time(sde, s))"
         raise ValueError(f"the table begins at t = {start:.6g}, but s at {float(t):.6g}: make it for {made_for}")
     y = jnp.asarray(y, jnp.result_type(float, y))
-    return integrate(key, score, table, sde.alpha(jnp.asarray(start, y.dtype)) * y, **settings)
+    return integrate(key, score, table, sde.alpha(jnp.asarray(start, y.dtype)) * y, first=first, **settings)
 
 
 def _state(sde: SDE, y: ArrayLike, s: ArrayLike) -> tuple[jax.Array, jax.Array]:

@@ -1,10 +1,7 @@
 """The probability flow, integrated in the angle.
 
-The flow dx/dt = f x - g^2 score / 2 carries the marginals of the SDE without noise (Song et al. 2021, eq. 13). With
-
-    rho = sigma/alpha,   u = (x/alpha) / sqrt(sigma_d^2 + rho^2),   phi = arctan(rho / sigma_d)
-
-every Gaussian SDE becomes the same rotation u = cos(phi) x_0/sigma_d + sin(phi) eps, and its flow is
+The flow dx/dt = f x - g^2 score / 2 carries the marginals of the SDE without noise (Song et al. 2021, eq. 13). On the
+circle of ``angle`` every Gaussian SDE is the same rotation u = cos(phi) x_0/sigma_d + sin(phi) eps, and its flow is
 
     du/dphi = cos(phi) eps_hat - sin(phi) x_hat_0/sigma_d = (eps_hat - sin(phi) u) / cos(phi),   eps_hat = -sigma score.
 
@@ -26,6 +23,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.angle import angle, cos_sin, radius, time_at
 from scoresde.arrays import expand, is_concrete
 from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE
@@ -213,31 +211,15 @@ def _worst_example(error: Any) -> jax.Array:
     return jnp.sqrt(jnp.max(jnp.stack(squares)))
 
 
-def radius(sde: SDE, t: ArrayLike, sigma_data: ArrayLike) -> jax.Array:
-    """x = radius u: the standard deviation of x_t for data of standard deviation sigma_d."""
-    return jnp.sqrt((sde.alpha(t) * sigma_data) ** 2 + sde.variance(t))
-
-
-def angle(sde: SDE, t: ArrayLike, sigma_data: ArrayLike) -> jax.Array:
-    """phi(t) = arctan(sigma / (alpha sigma_d))."""
-    return jnp.arctan2(sde.sigma(t), sde.alpha(t) * sigma_data)
-
-
-def time_at(sde: SDE, phi: jax.Array, sigma_data: ArrayLike, span: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """The inverse of ``angle``, kept within ``span``."""
-    t = sde.time(-2 * jnp.log(sigma_data * jnp.tan(phi)))
-    return jnp.clip(t, min=jnp.minimum(*span), max=jnp.maximum(*span))
-
-
 def velocity(sde: SDE, score: Score, sigma_data: ArrayLike, span: tuple[jax.Array, jax.Array]) -> Callable[..., Any]:
     """du/dphi as a function of (phi, u) with u of shape (B, *event); times are kept within ``span``."""
 
     def field(phi: jax.Array, u: jax.Array) -> jax.Array:
         t = time_at(sde, phi, sigma_data, span)
-        r = radius(sde, t, sigma_data)
-        x = r * u
+        x = radius(sde, t, sigma_data) * u
         eps_hat = -sde.sigma(t) * check_score(score(x, t), x)
-        return (eps_hat - sde.sigma(t) / r * u) * r / (sde.alpha(t) * sigma_data)
+        cos, sin = cos_sin(sde.alpha(t), sde.sigma(t), sigma_data)
+        return (eps_hat - sin * u) / cos
 
     return field
 

@@ -1,8 +1,8 @@
 """The reverse SDE through diffrax, in a coordinate in which its noise is additive: a reference for the tables.
 
-In u = x/r with r^2 = sigma_d^2 alpha^2 + sigma^2, the angle phi = arctan(sigma/(alpha sigma_d)) and the clock
-lambda = log(alpha/sigma), which runs forward as noise becomes data (dphi = -sin(phi) cos(phi) dlambda, g^2 dt =
--2 sigma^2 dlambda), the reverse SDE dx = [f x - g^2 score] dt + g dw (Anderson 1982) is
+In u = x/r, the angle phi (see ``angle``) and the clock lambda = log(alpha/sigma), which runs forward as noise becomes
+data (dphi = -sin(phi) cos(phi) dlambda, g^2 dt = -2 sigma^2 dlambda), the reverse SDE dx = [f x - g^2 score] dt + g dw
+(Anderson 1982) is
 
     du = sin(phi) (sin(phi) u - 2 eps_hat) dlambda + sqrt(2) sin(phi) dW,        eps_hat = -sigma score.
 
@@ -23,8 +23,10 @@ import lineax
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.angle import angle, radius
 from scoresde.arrays import example_keys, expand, is_concrete
-from scoresde.flow.probability import Flow, angle, radius
+from scoresde.checks import whole
+from scoresde.flow.probability import Flow
 from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE
 
@@ -42,6 +44,7 @@ def reverse_sde(
     steps: int = 200,
     solver: diffrax.AbstractSRK | None = None,
     sigma_data: float = 1.0,
+    first: ArrayLike = 0,
 ) -> Flow:
     """Carry x from ``t_start`` down to ``t_end`` by the reverse SDE, in steps of equal length in the log-SNR.
 
@@ -56,6 +59,7 @@ def reverse_sde(
         steps: the number of steps. All numbers share one compilation.
         solver: a stochastic Runge-Kutta method of diffrax; ``diffrax.ShARK()`` by default, ``diffrax.SRA1()`` is alike.
         sigma_data: scale of u, best the standard deviation of the data.
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 
     Raises:
         ValueError: times that do not descend within [t_min, t_max], steps or scale not positive, an unsuitable solver.
@@ -69,22 +73,22 @@ def reverse_sde(
             raise ValueError(
                 f"times must descend within [t_min, t_max] = [{sde.t_min:g}, {sde.t_max:g}], got {t_start} to {t_end}"
             )
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
+    steps = whole("steps", steps)
     if is_concrete(sigma_data) and not 0 < sigma_data < float("inf"):
         raise ValueError(f"sigma_data must be positive and finite, got {sigma_data!r}")
     solver = diffrax.ShARK() if solver is None else solver
     if not isinstance(solver, diffrax.AbstractSRK):
         raise ValueError(f"solver must be a stochastic Runge-Kutta method such as diffrax.ShARK(), got {solver!r}")
     start, end, scale = (jnp.asarray(v, x.dtype) for v in (t_start, t_end, sigma_data))
-    final, success = _reverse(key, sde, as_partial(score), x, start, end, scale, solver, jnp.asarray(steps))
+    keys = example_keys(key, len(x), first)
+    final, success = _reverse(keys, sde, as_partial(score), x, start, end, scale, solver, jnp.asarray(steps))
     num_evals = jnp.full(len(x), steps * len(solver.tableau.b_sol))
     return Flow(final, num_evals, success, steps)
 
 
 @partial(jax.jit, static_argnames="solver")
 def _reverse(
-    key: jax.Array,
+    keys: jax.Array,
     sde: SDE,
     score: Partial,
     x: jax.Array,
@@ -125,6 +129,6 @@ def _reverse(
 
     with jax.default_matmul_precision("highest"):
         scores, axes = each(score, len(x))
-        u = jax.vmap(solve, (axes, 0, 0))(scores, example_keys(key, len(x)), x / radius(sde, t_start, sigma_data))
+        u = jax.vmap(solve, (axes, 0, 0))(scores, keys, x / radius(sde, t_start, sigma_data))
     success = jnp.all(jnp.isfinite(u.reshape(len(x), -1)), axis=1)
     return jnp.where(expand(success, u), radius(sde, t_end, sigma_data) * u, jnp.nan), success

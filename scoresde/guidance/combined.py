@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from scoresde.arrays import expand
 from scoresde.checks import check_sde, weight
-from scoresde.score import Score, as_partial, check_score, evaluate
+from scoresde.score import Score, as_partial, check_score, tweedie
 from scoresde.sde import SDE
 
 
@@ -226,7 +226,7 @@ def _clean_classifier(
     sde: SDE, score: Partial, log_prob_y: Partial, w: Any, x: jax.Array, t: jax.Array, *cond: Any
 ) -> jax.Array:
     def of_data(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        s, data = evaluate(sde, score, x, t)
+        s, data = tweedie(sde, score, x, t)
         return log_prob_y(data, t, *cond), s
 
     gradient, s = _gradient(of_data, x)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from scoresde.arrays import expand, flatten, is_concrete
 from scoresde.checks import check_sde, positive, share, weight
 from scoresde.guidance.combined import partials, unconditioned, weighted
-from scoresde.score import Score, as_partial, check_score, evaluate, redirected
+from scoresde.score import Score, as_partial, check_score, redirected, tweedie
 from scoresde.sde import SDE
 
 
@@ -113,7 +113,7 @@ def dynamically_clipped(sde: SDE, score: Score, quantile: float = 0.995, bound: 
 def _rescaled(
     sde: SDE, guided: Partial, conditional: Partial, phi: Any, x: jax.Array, t: jax.Array, *cond: Any
 ) -> jax.Array:
-    (s, data), (_, wanted) = (evaluate(sde, score, x, t, *cond) for score in (guided, conditional))
+    (s, data), (_, wanted) = (tweedie(sde, score, x, t, *cond) for score in (guided, conditional))
     tiny = jnp.finfo(x.dtype).tiny
     ratio = jnp.std(flatten(wanted), axis=1) / jnp.maximum(jnp.std(flatten(data), axis=1), tiny)
     return redirected(sde, s, t, expand(jnp.asarray(phi, x.dtype) * (ratio - 1), x) * data)
@@ -130,7 +130,7 @@ def _projected(
     t: jax.Array,
     *cond: Any,
 ) -> jax.Array:
-    (s, data), (_, other) = (evaluate(sde, score, x, t, *cond) for score in (conditional, unconditional))
+    (s, data), (_, other) = (tweedie(sde, score, x, t, *cond) for score in (conditional, unconditional))
     tiny = jnp.finfo(x.dtype).tiny
     difference = data - other
     if radius is not None:
@@ -150,14 +150,14 @@ def _tempered(
 
 
 def _clipped(sde: SDE, score: Partial, low: Any, high: Any, x: jax.Array, t: jax.Array, *cond: Any) -> jax.Array:
-    s, data = evaluate(sde, score, x, t, *cond)
+    s, data = tweedie(sde, score, x, t, *cond)
     return redirected(sde, s, t, jnp.clip(data, low, high) - data)
 
 
 def _dynamically_clipped(
     sde: SDE, score: Partial, quantile: Any, bound: Any, x: jax.Array, t: jax.Array, *cond: Any
 ) -> jax.Array:
-    s, data = evaluate(sde, score, x, t, *cond)
+    s, data = tweedie(sde, score, x, t, *cond)
     q = jnp.quantile(jnp.abs(flatten(data)), quantile, axis=1)
     limit = expand(jnp.maximum(q, bound), x)
     return redirected(sde, s, t, jnp.clip(data, -limit, limit) * (bound / limit) - data)

@@ -16,7 +16,7 @@ from scoresde.score import Score, as_partial, check_score
 from scoresde.sde import SDE
 
 
-def interval(guided: Score, plain: Score, sde: SDE, low: float, high: float) -> Score:
+def interval(sde: SDE, guided: Score, plain: Score, low: float, high: float) -> Score:
     """``guided`` where low <= log-SNR(t) <= high, ``plain`` elsewhere.
 
     Kynkäänniemi et al., "Applying guidance in a limited interval improves sample and distribution quality in diffusion
@@ -25,9 +25,9 @@ def interval(guided: Score, plain: Score, sde: SDE, low: float, high: float) -> 
     solvers take more steps.
 
     Args:
+        sde: the SDE of both.
         guided: the score within.
         plain: the score without, usually the conditional one.
-        sde: the SDE of both.
         low: least log-SNR = 2 log(alpha/sigma), the noisier end; ``-jnp.inf`` for none.
         high: greatest log-SNR; ``jnp.inf`` for none.
 
@@ -41,7 +41,7 @@ def interval(guided: Score, plain: Score, sde: SDE, low: float, high: float) -> 
 
 
 def cfg_plus_plus(
-    sde: SDE, conditional: Score, unconditional: Score, strength: float, grid: ArrayLike, *, eta: float = 0.0
+    sde: SDE, conditional: Score, unconditional: Score, grid: ArrayLike, strength: float, *, eta: float = 0.0
 ) -> Score:
     """CFG++ as a score: exact for ``ss.ddim(sde, grid, eta)`` on this very grid, to first order for other solvers.
 
@@ -61,8 +61,8 @@ def cfg_plus_plus(
         sde: the SDE.
         conditional: the score of p_t(x | c).
         unconditional: the score of p_t(x).
-        strength: lambda of the paper, in [0, 1].
         grid: (n + 1,) decreasing times, those of the solver.
+        strength: lambda of the paper, in [0, 1].
         eta: that of the solver.
 
     Raises:

@@ -11,8 +11,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.angle import cos_sin
 from scoresde.arrays import is_concrete
-from scoresde.score import Score, as_partial, check_score, each, evaluate
+from scoresde.score import Score, as_partial, check_score, each, tweedie
 from scoresde.sde import SDE
 
 Operator = Callable[[jax.Array], jax.Array]
@@ -87,7 +88,7 @@ class Measurement:
 
     def denoised(self, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(D, score) of one example."""
-        s, data = evaluate(self.sde, self.score, x[None], t)
+        s, data = tweedie(self.sde, self.score, x[None], t)
         return data[0], s[0]
 
     def gradient(self, x: jax.Array, t: jax.Array, y: jax.Array, solve: Callable[..., jax.Array]) -> Any:
@@ -124,8 +125,8 @@ def conjugate_gradients(matrix: Map, b: jax.Array, iterations: ArrayLike, floor:
 
 
 def spread(sde: SDE, t: jax.Array, sigma_data: float | jax.Array) -> jax.Array:
-    """r^2 = sigma_d^2 rho^2/(sigma_d^2 + rho^2), the variance of x_0 given x_t for data N(0, sigma_d^2 I)."""
-    return sigma_data**2 * sde.variance(t) / ((sde.alpha(t) * sigma_data) ** 2 + sde.variance(t))
+    """r^2 = sigma_d^2 sin(phi)^2, the variance of x_0 given x_t for data N(0, sigma_d^2 I)."""
+    return (sigma_data * cos_sin(sde.alpha(t), sde.sigma(t), sigma_data)[1]) ** 2
 
 
 def data_shape(m: Measurement, shape: tuple[int, ...] | None) -> tuple[int, ...]:

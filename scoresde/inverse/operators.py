@@ -7,7 +7,6 @@ downsample, columns, spans) one iteration of conjugate gradients inverts it.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.arrays import Applied
 from scoresde.checks import whole
 
 Operator = Callable[[jax.Array], jax.Array]
@@ -39,7 +39,7 @@ def grey() -> Operator:
 
 def downsample(factor: int) -> Operator:
     """Means over blocks of ``factor`` pixels a side, (B, H/factor, W/factor, C): super-resolution inverts it."""
-    return Partial(partial(_downsample, whole("factor", factor)))
+    return Partial(Applied(_downsample, (whole("factor", factor),)))
 
 
 def blur(std: float, radius: int | None = None) -> Operator:
@@ -68,7 +68,7 @@ def fourier(keep: ArrayLike) -> Operator:
     keep = np.asarray(keep)
     if keep.dtype != bool or not keep.any():
         raise ValueError(f"keep must be booleans (H, W) with one that is true, got {keep.dtype} {keep.shape}")
-    return Partial(partial(_fourier, keep.shape), jnp.asarray(np.stack(np.nonzero(keep))))
+    return Partial(Applied(_fourier, (keep.shape,)), jnp.asarray(np.stack(np.nonzero(keep))))
 
 
 def matrix(weights: ArrayLike) -> Operator:
@@ -90,7 +90,7 @@ def columns(kept: Sequence[int]) -> Operator:
     kept = tuple(int(k) for k in kept)
     if not kept or min(kept) < 0 or len(set(kept)) < len(kept):
         raise ValueError(f"kept must be different column numbers of at least 0, got {list(kept)}")
-    return Partial(partial(_columns, kept))
+    return Partial(Applied(_columns, (kept,)))
 
 
 def spans(missing: Sequence[tuple[int, int]], length: int) -> Operator:
@@ -107,7 +107,7 @@ def spans(missing: Sequence[tuple[int, int]], length: int) -> Operator:
         left[start:stop] = False
     if not left.any():
         raise ValueError("missing must leave something to measure")
-    return Partial(partial(_spans, tuple(np.flatnonzero(left).tolist()), length))
+    return Partial(Applied(_spans, (tuple(np.flatnonzero(left).tolist()), length)))
 
 
 def _inner_axes(x: jax.Array) -> range:

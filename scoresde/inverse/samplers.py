@@ -6,8 +6,8 @@
                the proximal one
 
 Both end with one evaluation that returns D itself, without left-over noise. All take (key, sde, score, operator, y,
-sigma_y, grid) and return x (B, *event); example i depends on (key, i) and its own y alone. The shape of x is that of y,
-where operator and score take it, or else must be given.
+sigma_y, grid) and return x (B, *event); row i, example first + i of ``key``, depends on (key, first + i) and its own y
+alone. The shape of x is that of y, where operator and score take it, or else must be given.
 """
 
 import jax
@@ -39,6 +39,7 @@ def repaint(
     resamplings: int = 10,
     iterations: int = 5,
     shape: tuple[int, ...] | None = None,
+    first: ArrayLike = 0,
 ) -> jax.Array:
     """RePaint: each stretch of the grid run several times, so that the free part comes to agree with the known one.
 
@@ -58,6 +59,7 @@ def repaint(
         resamplings: how often each stretch is run, at least 1.
         iterations: of the conjugate gradients for A^+.
         shape: (B, *event) of x.
+        first: number of the first example, as for ``ss.sample``.
 
     Returns:
         (B, *event), with A x = y.
@@ -65,7 +67,7 @@ def repaint(
     m = Measurement.of(sde, score, operator, y, sigma_y)
     guided = replacement(sde, score, operator, y, sigma_y, iterations=iterations)
     table = _resampled(sde, grid, whole("jump", jump), whole("resamplings", resamplings) - 1)
-    return sample(key, guided, with_denoising(sde, table), data_shape(m, shape))
+    return sample(key, guided, with_denoising(sde, table), data_shape(m, shape), first=first)
 
 
 def _resampled(sde: SDE, grid: ArrayLike, jump: int, repeats: int) -> Table:
@@ -89,6 +91,7 @@ def diffpir(
     zeta: float = 0.3,
     iterations: int = 5,
     shape: tuple[int, ...] | None = None,
+    first: ArrayLike = 0,
 ) -> jax.Array:
     """DiffPIR: the denoised data are fitted to y by a quadratic proximal step, then noised again.
 
@@ -106,6 +109,7 @@ def diffpir(
         zeta: share of fresh noise in the variance, in [0, 1].
         iterations: of the conjugate gradients of the proximal step.
         shape: (B, *event) of x.
+        first: number of the first example, as for ``ss.sample``.
 
     Returns:
         (B, *event).
@@ -115,7 +119,7 @@ def diffpir(
     m = Measurement.of(sde, score, operator, y, sigma_y)
     guided = proximal(sde, score, operator, y, sigma_y, strength=strength, iterations=iterations)
     table = _renoised(Nodes.of(sde, grid), zeta)
-    return sample(key, guided, with_denoising(sde, table), data_shape(m, shape))
+    return sample(key, guided, with_denoising(sde, table), data_shape(m, shape), first=first)
 
 
 def _renoised(nodes: Nodes, zeta: float) -> Table:

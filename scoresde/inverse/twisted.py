@@ -37,6 +37,8 @@ def twisted_smc(
     y: ArrayLike,
     sigma_y: float,
     grid: ArrayLike,
+    *,
+    first: ArrayLike = 0,
     **options: Any,
 ) -> jax.Array:
     """One draw for each example from the particles of ``twisted_particles``, by their weights: (B, *event).
@@ -44,8 +46,8 @@ def twisted_smc(
     The arguments are those of ``twisted_particles``; many draws for one measurement are cheaper from its particles.
     """
     key, key_draw = jax.random.split(key)
-    x, log_weights = twisted_particles(key, sde, score, operator, y, sigma_y, grid, **options)
-    chosen = jax.vmap(jax.random.categorical)(example_keys(key_draw, x.shape[0]), log_weights)
+    x, log_weights = twisted_particles(key, sde, score, operator, y, sigma_y, grid, first=first, **options)
+    chosen = jax.vmap(jax.random.categorical)(example_keys(key_draw, x.shape[0], first), log_weights)
     return jax.vmap(lambda x, k: x[k])(x, chosen)
 
 
@@ -63,11 +65,12 @@ def twisted_particles(
     sigma_data: float = 1.0,
     iterations: int = 5,
     shape: tuple[int, ...] | None = None,
+    first: ArrayLike = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted particles of the posterior of each example; B * particles evaluations of the score a step.
 
     Args:
-        key: random key; example i depends on (key, i) and its own y alone.
+        key: random key; row i, example first + i, depends on (key, first + i) and its own y alone.
         sde: the SDE.
         score: the prior's score.
         operator: any differentiable function of arrays (B, *event).
@@ -79,6 +82,7 @@ def twisted_particles(
         sigma_data: standard deviation of the data, for psi.
         iterations: of the conjugate gradients of psi.
         shape: (B, *event) of x; that of y by default, where operator and score take it.
+        first: number of the first example, as for ``ss.sample``.
 
     Returns:
         particles (B, particles, *event), without left-over noise, and the logarithms of their weights (B, particles),
@@ -92,12 +96,12 @@ def twisted_particles(
     shape = data_shape(m, shape)
     table = ancestral(sde, grid)
     options = jnp.asarray(sigma_data, m.y.dtype), whole("iterations", iterations), resample_below
-    return _particles(key, m, table, options, shape, particles)
+    return _particles(example_keys(key, shape[0], first), m, table, options, shape, particles)
 
 
 @partial(jax.jit, static_argnames=("shape", "count"))
 def _particles(
-    key: jax.Array, m: Measurement, table: Table, options: tuple[Any, ...], shape: tuple[int, ...], count: int
+    keys: jax.Array, m: Measurement, table: Table, options: tuple[Any, ...], shape: tuple[int, ...], count: int
 ) -> tuple[jax.Array, jax.Array]:
     dtype = m.y.dtype
     times = jnp.asarray(table.times, dtype)
@@ -114,7 +118,7 @@ def _particles(
         return data, jax.nn.log_softmax(log_w)
 
     y = jnp.broadcast_to(m.y, (shape[0], *m.y.shape[1:]))
-    return m.mapped(of_example, example_keys(key, shape[0]), y)
+    return m.mapped(of_example, keys, y)
 
 
 def _twisted(m: Measurement, iterations: Any, x: jax.Array, t: jax.Array, y: jax.Array, r2: jax.Array) -> Any:

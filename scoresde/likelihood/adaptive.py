@@ -23,8 +23,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys
-from scoresde.flow.probability import Method, angle, failure_message, radius, time_at, velocity
+from scoresde.angle import angle, radius, time_at
+from scoresde.arrays import example_keys, number
+from scoresde.flow.probability import Method, failure_message, velocity
 from scoresde.likelihood.divergence import Divergence, hutchinson
 from scoresde.score import Score, as_partial, each
 from scoresde.sde import SDE
@@ -109,7 +110,7 @@ def log_likelihood(
     method = Method(solver or diffrax.Tsit5(), max_steps if steps is None else steps, fixed=steps is not None)
     method.check(rtol, atol, sigma_data)
     *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
-    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, first, method, divergence)
+    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, number(first), method, divergence)
 
 
 def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:

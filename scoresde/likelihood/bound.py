@@ -32,12 +32,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr
+from jax.scipy.stats import norm
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten, on_host
+from scoresde.arrays import flatten, number, on_host
 from scoresde.checks import whole
+from scoresde.flow.probability import failure_message
 from scoresde.likelihood.adaptive import check_levels
 from scoresde.likelihood.denoising import (
     Path,
@@ -55,8 +56,8 @@ from scoresde.sde import SDE
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["bound", "std_error", "prior", "diffusion", "reconstruction"],
-    meta_fields=["num_evals"],
+    data_fields=["bound", "std_error", "prior", "diffusion", "reconstruction", "num_evals", "success"],
+    meta_fields=["draws"],
 )
 @dataclasses.dataclass(frozen=True)
 class Bound:
@@ -68,7 +69,9 @@ class Bound:
         prior: (B,) KL divergence of q(x_T | x_0) from the prior, exact.
         diffusion: (B,) cost of denoising from t_max to the first time.
         reconstruction: (B,) cost of the data given the state at the first time.
-        num_evals: evaluations of the score for each example.
+        num_evals: (B,) evaluations of the score.
+        success: (B,) whether the bound is finite.
+        draws: times at which errors were taken, of each repeat.
     """
 
     bound: jax.Array
@@ -76,7 +79,14 @@ class Bound:
     prior: jax.Array
     diffusion: jax.Array
     reconstruction: jax.Array
-    num_evals: int
+    num_evals: jax.Array
+    success: jax.Array
+    draws: int
+
+    @property
+    def message(self) -> str:
+        """One line for people, empty if every example succeeded. Not available inside ``jit``."""
+        return failure_message(self.success, self.draws)
 
 
 def _bound(
@@ -87,14 +97,14 @@ def _bound(
     path: Path,
     decoder: Partial,
     sampling: tuple[int, int, float],
-    first: int,
+    first: ArrayLike,
 ) -> Bound:
     """The three terms; ``decoder(residual, difference)`` is what one draw at the first time costs each example."""
     draws, repeats, sigma_data = sampling
     squares, dims = jnp.sum(flatten(x) ** 2, axis=1), math.prod(x.shape[1:])
     key_path, key_data = jax.random.split(key)
     score, scale = as_partial(score), jnp.asarray(sigma_data, x.dtype)
-    offsets = strata(len(x), first, x.dtype)
+    offsets, first = strata(len(x), int(np.asarray(first)), x.dtype), number(first)
     difference = sampled_difference(key_path, sde, score, x, path, scale, draws, repeats, first, offsets)
     a, b = path.gaussian(sigma_data)
     diffusion = 0.5 * (difference + (a * dims + b * squares)[None])
@@ -104,7 +114,8 @@ def _bound(
     estimates = diffusion + reconstruction
     error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(repeats) if repeats > 1 else jnp.full_like(prior, jnp.nan)
     diffusion, reconstruction = jnp.mean(diffusion, axis=0), jnp.mean(reconstruction, axis=0)
-    return Bound(-(prior + diffusion + reconstruction), error, prior, diffusion, reconstruction, repeats * (draws + 1))
+    bound, evals = -(prior + diffusion + reconstruction), jnp.full(len(x), repeats * (draws + 1))
+    return Bound(bound, error, prior, diffusion, reconstruction, evals, jnp.isfinite(bound), draws)
 
 
 @partial(jax.jit, static_argnames="repeats")
@@ -137,7 +148,7 @@ def _bin_decoder(edges: tuple[jax.Array, jax.Array], residual: jax.Array, differ
     """-log of the mass of [low, high], in units of rho around the bin's centre, under N(D, rho^2 I)."""
     a, b = (edge - residual for edge in edges)  # (D - centre)/rho = residual
     a, b = jnp.where(a + b > 0, -b, a), jnp.where(a + b > 0, -a, b)  # to the lower tail, which has its digits
-    return -jnp.sum(log_ndtr(b) + jnp.log(-jnp.expm1(log_ndtr(a) - log_ndtr(b))), axis=1)
+    return -jnp.sum(norm.logcdf(b) + jnp.log(-jnp.expm1(norm.logcdf(a) - norm.logcdf(b))), axis=1)
 
 
 def likelihood_bound(
@@ -149,7 +160,7 @@ def likelihood_bound(
     draws: int = 16,
     repeats: int = 8,
     sigma_data: float = 1.0,
-    first: int = 0,
+    first: ArrayLike = 0,
 ) -> Bound:
     """A lower bound on the log-density of continuous data, by the continuous-time bound with a Gaussian decoder.
 
@@ -198,7 +209,7 @@ def discrete_bound(
     draws: int = 16,
     repeats: int = 8,
     sigma_data: float = 1.0,
-    first: int = 0,
+    first: ArrayLike = 0,
 ) -> Bound:
     """A lower bound on the log-probability of integer data: the three terms of DDPM (a grid of T steps) or VDM (none).
 

@@ -46,20 +46,25 @@ from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys
+from scoresde.arrays import example_keys, number
+from scoresde.flow.probability import failure_message
 from scoresde.likelihood.adaptive import log_likelihood
 from scoresde.likelihood.dequantisation import (
     Dequantisation,
     dequantise,
     dequantised_log_likelihood,
+    over_repeats,
     uniform_dequantisation,
 )
 from scoresde.likelihood.divergence import Divergence, exact_divergence
 from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE
 
+PARTS = ("log_prob", "solver", "probes", "truncation", "prior", "prior_bound", "dequantisation")
+SOLVES = ("num_evals", "success", "at_limit", "time")
 
-@jax.tree_util.register_dataclass
+
+@partial(jax.tree_util.register_dataclass, data_fields=[*PARTS, *SOLVES], meta_fields=["max_steps"])
 @dataclasses.dataclass(frozen=True)
 class ErrorBudget:
     """The parts of the error of log-densities in nats, (B,) each.
@@ -77,6 +82,10 @@ class ErrorBudget:
         dequantisation: what the plain average over dequantisation noise gives away, estimated from below; 0 for
             continuous data.
         success: whether the solves reached their ends; the rest is NaN where they did not.
+        num_evals: evaluations of the score in all solves (each with its tangents).
+        at_limit: whether ``max_steps`` were not enough for one of them; see ``Flow``.
+        time: the least time that they reached.
+        max_steps: the limit on steps that was in force, not an array.
     """
 
     log_prob: jax.Array
@@ -87,6 +96,15 @@ class ErrorBudget:
     prior_bound: jax.Array
     dequantisation: jax.Array
     success: jax.Array
+    num_evals: jax.Array
+    at_limit: jax.Array
+    time: jax.Array
+    max_steps: int
+
+    @property
+    def message(self) -> str:
+        """One line for people, empty if every example succeeded. Not available inside ``jit``."""
+        return failure_message(self.success, self.max_steps, self.at_limit, self.time)
 
     def report(self) -> str:
         """The mean and the largest modulus of every part over the examples that succeeded, a line each.
@@ -95,12 +113,12 @@ class ErrorBudget:
         """
         kept = np.asarray(self.success)
         lines = [f"log-density of {kept.sum()} of {kept.size} examples, nats; mean and largest modulus"]
-        for field in dataclasses.fields(self)[:-1]:
-            values = np.asarray(getattr(self, field.name), np.float64)[kept]
+        for name in PARTS:
+            values = np.asarray(getattr(self, name), np.float64)[kept]
             if np.all(np.isnan(values)):
-                lines.append(f"{field.name:15s} unknown" + (": one probe" if field.name == "probes" else ""))
+                lines.append(f"{name:15s} unknown" + (": one probe" if name == "probes" else ""))
             else:
-                lines.append(f"{field.name:15s} {np.mean(values):11.3e} {np.max(np.abs(values)):11.3e}")
+                lines.append(f"{name:15s} {np.mean(values):11.3e} {np.max(np.abs(values)):11.3e}")
         return "\n".join(lines)
 
 
@@ -121,6 +139,7 @@ def error_budget(
     solver: diffrax.AbstractERK | None = None,
     sigma_data: float = 1.0,
     max_steps: int = 1000,
+    first: ArrayLike = 0,
 ) -> ErrorBudget:
     """The log-density of ``x`` and what it may be off by, example by example.
 
@@ -142,6 +161,7 @@ def error_budget(
         solver: as for ``log_likelihood``.
         sigma_data: as for ``log_likelihood``.
         max_steps: as for ``log_likelihood``.
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 
     Raises:
         ValueError: as ``log_likelihood`` and, for integers, as ``dequantised_log_likelihood``.
@@ -150,8 +170,8 @@ def error_budget(
     if data is not None and (np.shape(data)[1:] != event or np.ndim(data) == 0 or np.size(data) == 0):
         raise ValueError(f"data must have shape (N, {', '.join(map(str, event))}), got {np.shape(data)}")
     settings: dict[str, Any] = {"divergence": divergence, "solver": solver}
-    settings |= {"sigma_data": sigma_data, "max_steps": max_steps}
-    gap = 0.0
+    settings |= {"sigma_data": sigma_data, "max_steps": max_steps, "first": first}
+    gap, solves = 0.0, []
     if bin_width is not None:
         key, key_noise, key_repeats = jax.random.split(key, 3)
         noise: dict[str, Any] = {"bin_width": bin_width, "shift": shift}
@@ -159,9 +179,11 @@ def error_budget(
             key_repeats, sde, score, x, repeats=repeats, dequantisation=dequantisation, rtol=rtol, atol=atol, **noise,
             **settings,
         )  # fmt: skip
+        solves.append(bounds)
         gap = jnp.subtract(bounds.importance, bounds.log_prob)
-        x, _ = dequantise(key_noise, x, law=dequantisation, **noise)
+        x, _ = dequantise(key_noise, x, law=dequantisation, first=first, **noise)
     coarse, fine = (log_likelihood(key, sde, score, x, rtol=rtol / by, atol=atol / by, **settings) for by in (1, 10))
+    solves += [coarse, fine]
     x = jnp.asarray(x)
     sample = x if data is None else jnp.asarray(data, x.dtype)
     prior, prior_bound = _prior(sde, fine.latent, x, sample)
@@ -169,16 +191,19 @@ def error_budget(
         log_prob=fine.log_prob,
         solver=jnp.abs(fine.log_prob - coarse.log_prob),
         probes=fine.std_error,
-        truncation=_truncation(key, sde, as_partial(score), x, divergence),
+        truncation=_truncation(key, sde, as_partial(score), x, number(first), divergence),
         prior=prior,
         prior_bound=prior_bound,
         dequantisation=jnp.broadcast_to(gap, fine.log_prob.shape),
-        success=coarse.success & fine.success,
+        max_steps=max_steps,
+        **over_repeats([{name: getattr(solve, name) for name in SOLVES} for solve in solves]),
     )
 
 
 @partial(jax.jit, static_argnames="divergence")
-def _truncation(key: jax.Array, sde: SDE, score: Partial, x: jax.Array, divergence: Divergence) -> jax.Array:
+def _truncation(
+    key: jax.Array, sde: SDE, score: Partial, x: jax.Array, first: jax.Array, divergence: Divergence
+) -> jax.Array:
     t = jnp.asarray(sde.t_min, x.dtype)
     log_alpha, variance = sde.log_alpha(t), sde.variance(t)
 
@@ -193,7 +218,7 @@ def _truncation(key: jax.Array, sde: SDE, score: Partial, x: jax.Array, divergen
 
     with jax.default_matmul_precision("highest"):
         scores, axes = each(score, len(x))
-        return jax.vmap(offset, (axes, 0, 0))(scores, example_keys(key, len(x)), x)
+        return jax.vmap(offset, (axes, 0, 0))(scores, example_keys(key, len(x), first), x)
 
 
 @jax.jit

@@ -34,6 +34,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from scoresde.angle import cos_sin, squares_of
 from scoresde.arrays import example_keys, flatten, normal_per_example, on_host
 from scoresde.checks import whole
 from scoresde.grids import check_grid
@@ -74,9 +75,9 @@ class Path:
         """(a, b): the integral or sum is a D + b ||x_0||^2 for the score of N(0, sigma_data^2 I)."""
         if self.times is not None:
             return (gaussian_error(self.log_snr[:-1], sigma_data) @ np.expm1(np.diff(self.log_snr))).tolist()
-        log_snr = self.log_snr + 2 * math.log(sigma_data)
-        sin2 = float(np.diff(_sigmoid(-log_snr))[0])
-        return [float(np.diff(np.logaddexp(0, log_snr))[0]) + sin2, -sin2 / sigma_data**2]
+        sin2 = squares_of(self.log_snr, sigma_data)[1]
+        change = float(np.diff(sin2)[0])
+        return [-float(np.diff(np.log(sin2))[0]) + change, -change / sigma_data**2]
 
 
 def continuous_path(sde: SDE, t_data: float) -> Path:
@@ -94,14 +95,9 @@ def grid_path(sde: SDE, grid: ArrayLike) -> Path:
     return Path(float(grid[-1]), log_snr, grid[:-1], np.expm1(step) / step)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -x))
-
-
 def gaussian_error(log_snr: ArrayLike, sigma_data: float) -> np.ndarray:
     """(cos^4, sin^2 cos^2/s^2), the factors of D and ||x_0||^2 in E||eps - eps_hat||^2 for N(0, s^2 I), on the host."""
-    log_snr = np.asarray(log_snr, np.float64) + 2 * math.log(sigma_data)
-    cos2, sin2 = _sigmoid(log_snr), _sigmoid(-log_snr)
+    cos2, sin2 = squares_of(log_snr, sigma_data)
     return np.stack([cos2**2, sin2 * cos2 / sigma_data**2])
 
 
@@ -114,8 +110,7 @@ def denoising_error(
     x_0, noise = flatten(x), flatten(noise)
     alpha, sigma = (jnp.broadcast_to(a, x.shape[:1])[:, None] for a in (sde.alpha(t), sde.sigma(t)))
     residual = noise + sigma * flatten(check_score(score(x_t, t), x_t))
-    radius = jnp.sqrt((alpha * sigma_data) ** 2 + sigma**2)
-    cos, sin = alpha * sigma_data / radius, sigma / radius
+    cos, sin = cos_sin(alpha, sigma, sigma_data)
     gaussian = cos * (cos * noise - sin * x_0 / sigma_data)
     return residual, jnp.sum((residual - gaussian) * (residual + gaussian), axis=1)
 

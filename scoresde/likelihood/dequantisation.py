@@ -100,7 +100,7 @@ def over_repeats(results: Sequence[Mapping[str, ArrayLike]]) -> dict[str, jax.Ar
     rules = {"num_evals": jnp.sum, "success": jnp.all, "at_limit": jnp.any, "time": jnp.min}
     each = {name: jnp.stack([jnp.asarray(result[name]) for result in results]) for name in results[0]}
     merged = {name: rules.get(name, jnp.mean)(values, axis=0) for name, values in each.items()}
-    if len(results) > 1:
+    if len(results) > 1 and "log_prob" in each:
         merged["std_error"] = jnp.std(each["log_prob"], axis=0, ddof=1) / math.sqrt(len(results))
     return merged
 

@@ -27,7 +27,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys
+from scoresde.arrays import example_keys, number
+from scoresde.flow.probability import failure_message
 from scoresde.grids import check_grid
 from scoresde.likelihood.adaptive import check_data
 from scoresde.likelihood.divergence import Divergence, exact_divergence
@@ -41,37 +42,46 @@ UPWARD = partial(adams, order=4, correct_last=True, detail=0.04)
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_prob", "std_error", "error", "latent"],
-    meta_fields=["num_evals", "num_checks"],
+    data_fields=["log_prob", "std_error", "error", "latent", "num_evals", "num_checks", "success"],
+    meta_fields=["steps"],
 )
 @dataclasses.dataclass(frozen=True)
 class TableLikelihood:
     """Log-densities of a batch on a fixed grid.
 
     Attributes:
-        log_prob: (B,) log-density in nats; not finite where the score was not.
+        log_prob: (B,) log-density in nats; NaN where ``success`` is false.
         std_error: (B,) standard error of ``log_prob`` over the probes; NaN with one probe, 0 for the exact divergence.
         error: (B,) |difference| from the table on every second node, a cautious bound of the error of the grid; NaN
             if it was not asked for.
         latent: (B, *event), x carried to t_max.
-        num_evals: evaluations of the score (each with its tangents) for ``log_prob``.
-        num_checks: evaluations more for ``error``.
+        num_evals: (B,) evaluations of the score (each with its tangents) for ``log_prob``.
+        num_checks: (B,) evaluations more for ``error``.
+        success: (B,) whether the log-density is finite.
+        steps: rows of the table.
     """
 
     log_prob: jax.Array
     std_error: jax.Array
     error: jax.Array
     latent: jax.Array
-    num_evals: int
-    num_checks: int
+    num_evals: jax.Array
+    num_checks: jax.Array
+    success: jax.Array
+    steps: int
+
+    @property
+    def message(self) -> str:
+        """One line for people, empty if every example succeeded. Not available inside ``jit``."""
+        return failure_message(self.success, self.steps)
 
 
 def table_log_likelihood(
     key: jax.Array,
     sde: SDE,
     score: Score,
-    grid: ArrayLike,
     x: ArrayLike,
+    grid: ArrayLike,
     *,
     solver: Callable[[SDE, np.ndarray], Table] = UPWARD,
     divergence: Divergence = exact_divergence,
@@ -84,9 +94,9 @@ def table_log_likelihood(
         key: random key; the probes of example i depend on (key, i) alone and are those of ``log_likelihood``.
         sde: the SDE.
         score: ``score(x, t)``, called with B = 1 under ``vmap``.
+        x: (B, *event), continuous data in the units in which the score was trained.
         grid: decreasing times from t_max, usually to t_min, such as
             ``ss.angle_grid(sde, 39, rho=0.28, share=0.25)`` for data of scale 1; walked upward.
-        x: (B, *event), continuous data in the units in which the score was trained.
         solver: (sde, increasing grid) -> a table without noise. The default is ``ss.adams`` of order 4
             with ``correct_last`` and ``detail=0.04``; give it your own ``sigma_data``.
         divergence: ``exact_divergence``, ``hutchinson(probes)``, ... as for ``log_likelihood``.
@@ -101,14 +111,15 @@ def table_log_likelihood(
     if up[-1] < sde.t_max * (1 - 1e-6):
         raise ValueError(f"the grid must start at t_max = {sde.t_max:g}, where the prior is, got {up[-1]:g}")
     fine, *coarse = (
-        _run(key, sde, as_partial(score), _registers(solver(sde, t)), x, first, divergence)
+        _run(key, sde, as_partial(score), _registers(solver(sde, t)), x, number(first), divergence)
         for t in (up, np.append(up[:-1:2], up[-1]))[: 1 + estimate_error]
     )
-    log_prob, estimates, latent = fine[:3]
+    log_prob, estimates, latent, steps = fine
+    success = jnp.isfinite(log_prob)
+    log_prob, std_error = (jnp.where(success, v, jnp.nan) for v in (log_prob, divergence.std_error(estimates)))
     error = jnp.abs(log_prob - coarse[0][0]) if coarse else jnp.full_like(log_prob, jnp.nan)
-    return TableLikelihood(
-        log_prob, divergence.std_error(estimates), error, latent, fine[3], sum(result[3] for result in coarse)
-    )
+    evals, checks = (jnp.full(len(x), sum(result[3] for result in results)) for results in ([fine], coarse))
+    return TableLikelihood(log_prob, std_error, error, latent, evals, checks, success, steps)
 
 
 def _registers(table: Table) -> tuple[Any, Any, float]:

@@ -21,7 +21,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten
+from scoresde.arrays import flatten, number
 from scoresde.grids import check_grid
 from scoresde.likelihood.denoising import check_sampling, denoising_error, gaussian_error, grid_path
 from scoresde.score import Score, as_partial
@@ -52,21 +52,23 @@ def rate_distortion(
     sde: SDE,
     score: Score,
     x: ArrayLike,
-    *,
     grid: ArrayLike,
+    *,
     repeats: int = 4,
     sigma_data: float = 1.0,
+    first: ArrayLike = 0,
 ) -> RateDistortion:
     """The rate-distortion curve of progressive coding on a batch. Not inside ``jit``.
 
     Args:
-        key: random key.
+        key: random key; the noise of example i depends on (key, i) alone.
         sde: the SDE.
         score: ``score(x, t)`` with t a scalar.
         x: (B, *event) data in the model's units; for integers the centres of their bins, as in ``discrete_bound``.
         grid: decreasing times from t_max, for example ``log_snr_grid(sde, 100)``.
         repeats: independent draws of the noise.
         sigma_data: scale of the control variate, best the standard deviation of the data.
+        first: number of the first example: row i is example first + i of ``key``, as in a larger batch.
 
     Raises:
         ValueError: x that is no batch of floating point examples, a grid that does not begin at t_max, or a setting out
@@ -76,7 +78,8 @@ def rate_distortion(
     check_sampling(x, 1, repeats, sigma_data)
     times, path, dims = check_grid(sde, grid), grid_path(sde, grid), math.prod(x.shape[1:])
     keys = jax.random.split(key, repeats)
-    difference = _mean_difference(keys, sde, as_partial(score), x, jnp.asarray(times, x.dtype), jnp.asarray(sigma_data))
+    nodes, scale = jnp.asarray(times, x.dtype), jnp.asarray(sigma_data)
+    difference = _mean_difference(keys, sde, as_partial(score), x, nodes, scale, number(first))
     square = float(jnp.mean(jnp.sum(flatten(x) ** 2, axis=1))) / dims
     a, b = gaussian_error(path.log_snr, sigma_data)
     error = np.asarray(difference, np.float64) / dims + a + b * square  # (R, n + 1), of one dimension
@@ -90,13 +93,13 @@ def rate_distortion(
 
 @jax.jit
 def _mean_difference(
-    keys: jax.Array, sde: SDE, score: Partial, x: jax.Array, times: jax.Array, sigma_data: jax.Array
+    keys: jax.Array, sde: SDE, score: Partial, x: jax.Array, times: jax.Array, sigma_data: jax.Array, first: jax.Array
 ) -> jax.Array:
     """(R, n + 1): the mean over the batch of the error at each time less the Gaussian's."""
 
     def one(index: jax.Array) -> jax.Array:
         key = jax.random.fold_in(keys[index // len(times)], index % len(times))
-        return jnp.mean(denoising_error(key, sde, score, x, times[index % len(times)], sigma_data)[1])
+        return jnp.mean(denoising_error(key, sde, score, x, times[index % len(times)], sigma_data, first)[1])
 
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(one, jnp.arange(len(keys) * len(times))).reshape(len(keys), len(times))

@@ -57,18 +57,18 @@ def heun(
         raise ValueError(f"alpha must be in (0, 1], got {alpha!r}")
     nodes = Nodes.of(sde, grid)
     start, end = nodes[:-1], nodes[1:]
-    n, rho = len(start.t), np.exp(-nodes.log_snr / 2)
+    n, rho = len(start.t), nodes.rho
     gain = np.where((rho >= s_min) & (rho <= s_max), min(churn / n, math.sqrt(2) - 1), 0.0)[:-1]
     raised = np.clip(on_host(sde.time, start.log_snr - 2 * np.log1p(gain)), start.t, sde.t_max)
     hat = Nodes.at(sde, np.where(gain > 0, raised, start.t))
-    rho_hat = np.exp(-hat.log_snr / 2)
+    rho_hat = hat.rho
     fresh = s_noise * hat.alpha * np.sqrt(np.maximum(rho_hat**2 - rho[:-1] ** 2, 0))
     delta = rho[1:] - rho_hat
     inner = np.clip(on_host(sde.time, -2 * np.log(rho_hat + alpha * delta)), end.t, hat.t)
     middle = Nodes.at(sde, end.t if alpha == 1 else inner)
 
     zero, one, none = np.zeros((n, 2)), np.ones(n), np.zeros(n)
-    euler = middle.alpha * (np.exp(-middle.log_snr / 2) - rho_hat)
+    euler = middle.alpha * (middle.rho - rho_hat)
     (c, d), (c_mid, d_mid) = kept(hat, noise=True), kept(middle, noise=True)
     look = Look(
         np.stack([hat.t, middle.t], 1),

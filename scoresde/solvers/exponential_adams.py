@@ -1,6 +1,6 @@
 """Adams methods in the angle: the multistep solver of the probability flow whose values have the least to say.
 
-With rho = sigma/alpha, u = x/r, r^2 = alpha^2 sigma_d^2 + sigma^2 and phi = arctan(rho/sigma_d), every flow is
+In the radius r, the angle phi and u = x/r of ``scoresde.angle`` every flow is
 
     du/dphi = v = cos(phi) eps_hat - sin(phi) x_hat_0/sigma_d,          (see ``scoresde.flow.probability``)
 
@@ -23,6 +23,7 @@ delta suits the way up from data, where structure of size delta sigma_d is met a
 import numpy as np
 from jax.typing import ArrayLike
 
+from scoresde.angle import angle_of, radius_of
 from scoresde.grids import check_grid
 from scoresde.sde import SDE
 from scoresde.solvers.exponential import check_order, corrected, integrals, predictor
@@ -69,8 +70,8 @@ def adams(
     upward = t.ndim == 1 and len(t) > 1 and t[-1] > t[0]
     t = check_grid(sde, t[::-1])[::-1] if upward else check_grid(sde, t)
     nodes = Nodes.at(sde, np.append(t, t[-1]) if corrector and correct_last else t)  # the last step has length 0
-    phi = np.arctan(np.exp(-nodes.log_snr / 2) / sigma_data)
-    r = np.hypot(nodes.alpha * sigma_data, nodes.sigma)
+    phi = angle_of(nodes.log_snr, sigma_data)
+    r = radius_of(nodes.alpha, nodes.sigma, sigma_data)
     z = phi if np.isinf(detail) else -((1 + phi / detail) ** -POWER)
 
     def slope(z: np.ndarray) -> np.ndarray:

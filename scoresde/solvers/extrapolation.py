@@ -46,7 +46,7 @@ def lms(sde: SDE, grid: ArrayLike, order: int = 4) -> Table:
         ValueError: order is not a whole number from 1 to 4.
     """
     nodes = Nodes.of(sde, grid)
-    rho = np.exp(-nodes.log_snr / 2)
+    rho = nodes.rho
 
     def weights(i: int, past: np.ndarray) -> np.ndarray:
         return nodes.alpha[i + 1] * integrals(rho[i], rho[i + 1], past, np.ones_like)
@@ -66,7 +66,7 @@ def ipndm(sde: SDE, grid: ArrayLike, order: int = 4) -> Table:
         ValueError: order is not a whole number from 1 to 4.
     """
     nodes = Nodes.of(sde, grid)
-    rho = np.exp(-nodes.log_snr / 2)
+    rho = nodes.rho
 
     def weights(i: int, past: np.ndarray) -> np.ndarray:
         return nodes.alpha[i + 1] * (rho[i + 1] - rho[i]) * np.array(_EQUAL[len(past) - 1])

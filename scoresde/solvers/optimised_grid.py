@@ -20,6 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from scoresde.arrays import on_host
+from scoresde.checks import whole
 from scoresde.grids import log_snr_grid
 from scoresde.score import Score
 from scoresde.sde import SDE
@@ -27,6 +28,7 @@ from scoresde.solvers.table import Table, integrate
 from scoresde.solvers.unified import unipc
 
 FIRST_SIZE = 0.3  # of the simplex: a third more or less in the length of some steps
+CLOSE = 1e-3  # between its corners in each coefficient: where the search ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +78,9 @@ def mean_distance(x: jax.Array, reference: jax.Array) -> jax.Array:
 def optimise_grid(
     sde: SDE,
     score: Score,
+    x: ArrayLike,
     solver: Callable[[SDE, np.ndarray], Table],
     n: int,
-    x: ArrayLike,
     *,
     reference: ArrayLike | None = None,
     objective: Callable[[jax.Array, jax.Array], jax.Array] = mean_distance,
@@ -91,10 +93,10 @@ def optimise_grid(
     Args:
         sde: the SDE.
         score: an exact score or a network; called n times per evaluation of the objective.
-        solver: ``ss.unipc``, or ``functools.partial(ss.deis, order=4)``, ...: any (sde, grid) -> table without noise.
-        n: the number of steps.
         x: (B, *event) starts at t_max, for example 256 of ``sde.prior_sample(key, (256, 2))``. In float32 differences
             below about 1e-6 are rounding: ask for less only with float64 states under ``jax_enable_x64``.
+        solver: ``ss.unipc``, or ``functools.partial(ss.deis, order=4)``, ...: any (sde, grid) -> table without noise.
+        n: the number of steps.
         reference: (B, *event) the ends at t_min to come close to. By default UniPC-3 in 8 n steps of ``log_snr_grid``:
             of order 4, some thousand times closer to the exact flow.
         objective: (x, reference) -> scalar to minimise; by default ``mean_distance``.
@@ -105,9 +107,9 @@ def optimise_grid(
     Raises:
         ValueError: the solver draws noise, the objective is not finite at the start, or a count is not positive.
     """
-    for name, value in (("terms", terms), ("evaluations", evaluations)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    from scipy.optimize import minimize  # slow to import
+
+    terms, evaluations = whole("terms", terms), whole("evaluations", evaluations)
     key, x = jax.random.key(0), jnp.asarray(x, jnp.result_type(float, x))  # no noise is drawn from the key
     if np.any(solver(sde, base(sde, n)).commit.s):
         raise ValueError("solver must draw no noise, such as ss.unipc, ss.deis or ss.ddim with eta = 0")
@@ -123,39 +125,9 @@ def optimise_grid(
     start_error = error(start)
     if not np.isfinite(start_error):
         raise ValueError("objective must be finite on the base grid: check the score, the starts and the reference")
-    best, least = (start, start_error) if n == 1 else _nelder_mead(error, start, start_error, evaluations - 1)
-    return OptimisedGrid(smooth_grid(sde, n, best, base=base), least, start_error, best)
-
-
-def _nelder_mead(
-    f: Callable[[np.ndarray], float], start: np.ndarray, start_value: float, evaluations: int
-) -> tuple[np.ndarray, float]:
-    """The least value of f found by a simplex that starts at ``start`` and moves by the four steps of the paper."""
-    left = evaluations
-
-    def value(point: np.ndarray) -> float:
-        nonlocal left
-        left -= 1
-        return f(point) if left >= 0 else np.inf
-
-    points = np.vstack([start, start + FIRST_SIZE * np.eye(len(start))])
-    values = np.array([start_value, *map(value, points[1:])])
-    while left > 0 and np.ptp(points, axis=0).max() > 1e-3:
-        order = np.argsort(values, kind="stable")
-        points, values = points[order], values[order]
-        centre = points[:-1].mean(axis=0)
-        away = centre - points[-1]
-        trial, trial_value = centre + away, value(centre + away)
-        if trial_value < values[0]:
-            further = value(centre + 2 * away)
-            if further < trial_value:
-                trial, trial_value = centre + 2 * away, further
-        elif trial_value >= values[-2]:
-            side = 0.5 if trial_value < values[-1] else -0.5
-            trial, trial_value = centre + side * away, value(centre + side * away)
-        if trial_value < values[-1]:
-            points[-1], values[-1] = trial, trial_value
-        else:
-            points[1:] = (points[:1] + points[1:]) / 2
-            values[1:] = [value(point) for point in points[1:]]
-    return points[np.argmin(values)], float(np.min(values))
+    if n == 1:
+        return OptimisedGrid(base(sde, n), start_error, start_error, start)
+    simplex = np.vstack([start, start + FIRST_SIZE * np.eye(len(start))])
+    options = {"initial_simplex": simplex, "maxfev": evaluations, "xatol": CLOSE, "fatol": np.inf}
+    best = minimize(error, start, method="Nelder-Mead", options=options)
+    return OptimisedGrid(smooth_grid(sde, n, best.x, base=base), float(best.fun), start_error, best.x)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.typing import ArrayLike
 
+from scoresde.angle import rho_of
 from scoresde.arrays import on_host
 from scoresde.grids import check_grid, karras_grid
 from scoresde.sde import SDE
@@ -48,7 +49,7 @@ def restart(
         ValueError: an interval is empty or outside the grid, or two stand for the same node.
     """
     nodes = Nodes.of(sde, grid)
-    rho = np.exp(-nodes.log_snr / 2)
+    rho = nodes.rho
     at: dict[int, tuple[Table, np.ndarray, np.ndarray, int]] = {}
     for low, high, steps, repeats in intervals:
         check_order("steps of an interval", steps, 1, 10**6)
@@ -94,9 +95,9 @@ def ancestral_split(sde: SDE, grid: ArrayLike, solver: Solver = dpm_solver_singl
         raise ValueError(f"eta must be at least 0 and finite, got {eta!r}")
     t = check_grid(sde, grid)
     nodes = Nodes.at(sde, t)
-    rho = np.exp(-nodes.log_snr / 2)
+    rho = nodes.rho
     up = rho[1:] * np.minimum(1, eta * np.sqrt(-np.expm1(-np.diff(nodes.log_snr))))
-    floor = np.exp(-on_host(sde.log_snr, np.float64(sde.t_min)) / 2)
+    floor = rho_of(on_host(sde.log_snr, np.float64(sde.t_min)))
     down = np.where(up > 0, np.clip(np.sqrt(np.maximum(rho[1:] ** 2 - up**2, 0)), floor, rho[1:]), rho[1:])
     time = np.clip(on_host(sde.time, -2 * np.log(down)), sde.t_min, t[1:])
     below = Nodes.at(sde, np.where(down < rho[1:], time, t[1:]))

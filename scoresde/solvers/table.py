@@ -25,7 +25,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, flatten, normal_per_example, on_host
+from scoresde.angle import rho_of
+from scoresde.arrays import example_keys, flatten, normal_per_example, number, on_host
 from scoresde.grids import check_grid
 from scoresde.score import Score, as_partial, check_score
 from scoresde.sde import SDE
@@ -90,6 +91,11 @@ class Nodes:
     alpha: np.ndarray
     sigma: np.ndarray
     log_snr: np.ndarray
+
+    @property
+    def rho(self) -> np.ndarray:
+        """sigma/alpha."""
+        return rho_of(self.log_snr)
 
     @classmethod
     def of(cls, sde: SDE, grid: ArrayLike) -> "Nodes":
@@ -157,6 +163,7 @@ def sample(
         (B, *event), at the table's last time.
     """
     key_prior, key_noise = jax.random.split(key)
+    first = number(first)
     prior = normal_per_example(example_keys(key_prior, shape[0], first), tuple(shape[1:]))
     start_std = jnp.asarray(check_table(table).start_std, prior.dtype)
     return integrate(key_noise, score, table, start_std * prior, noise=noise, trajectory=trajectory, first=first)
@@ -181,7 +188,7 @@ def integrate(
     if x.ndim < 1 or not len(x):
         raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
     cells = None if noise is None else noise(check_table(table).times)
-    return _integrate(key, as_partial(score), check_table(table), x, cells, first, trajectory)
+    return _integrate(key, as_partial(score), check_table(table), x, cells, number(first), trajectory)
 
 
 def check_table(table: Table) -> Table:

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scoresde.angle import secant_squared
 from scoresde.sde import SDE
 from scoresde.training.loss import Denoising, TimeDraw, log_snr_importance, stratified_units
 from scoresde.training.weights import Weight
@@ -87,7 +88,7 @@ class Levels:
         bins = self.count.shape[0]
         index = jnp.clip(((log_snr - edges[0]) / (edges[-1] - edges[0]) * bins).astype(int), 0, bins - 1)
         loss = weight(self.sde, t) * e * log_snr_importance(self.sde, t)
-        values = jnp.ones_like(e), e * (1 + jnp.exp(-log_snr) / self.sigma_data**2), loss, loss**2
+        values = jnp.ones_like(e), e * secant_squared(self.sde, t, self.sigma_data), loss, loss**2
         sums = (self.count, self.output, self.loss, self.square)
         moved = [self.decay * old + jnp.zeros(bins).at[index].add(new) for old, new in zip(sums, values, strict=True)]
         return dataclasses.replace(self, **dict(zip(SUMS, moved, strict=True)))

@@ -111,7 +111,7 @@ class Trainer:
         losses, levels, carry, grads = self._gradient(state, key, batch)
         loss, norm = jnp.mean(losses), optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
-        grads = jax.tree.map(lambda g: g * jnp.minimum(1, self.clip / jnp.maximum(norm, 1e-30)), grads)
+        grads, _ = optax.clip_by_global_norm(self.clip).update(grads, optax.EmptyState())
 
         def take() -> tuple[Any, ...]:
             updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)

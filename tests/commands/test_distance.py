@@ -20,7 +20,8 @@ from experiments.cli.errors import InputError
 from experiments.data.load import load
 from experiments.distance import Flags, program
 from experiments.measures.extractors import extractor, seen
-from experiments.measures.references import reference, sha256
+from experiments.measures.inputs import sha256
+from experiments.measures.references import reference
 
 PLAN = {"solver": "unipc", "evaluations": 12, "seed": 7}
 DIGITS = load("digits")
@@ -54,7 +55,7 @@ def test_the_distances_are_the_library_s_and_no_line_lacks_what_they_depend_on(t
     x, y = scaled(DIGITS.train[:60]), scaled(DIGITS.held_out)
     assert found["samples"]["frechet"] == pytest.approx(ss.evaluation.frechet_distance(x, y)._asdict(), rel=1e-3)
     assert found["samples"]["kernel"] == pytest.approx(ss.evaluation.kernel_distance(x, y)._asdict(), rel=1e-3)
-    sha = found["plan"]["reference_sha256"]
+    sha = found["facts"]["reference_sha256"]
     numbers = [line for line in said.splitlines() if "±" in line]
     assert len(numbers) == 4 == said.count("distance @60: ")
     assert all(f"pixels; digits held-out, 297 examples, sha256 {sha[:12]})" in line for line in numbers)
@@ -127,7 +128,7 @@ def test_your_function_is_given_what_pictures_hold(tmp_path, monkeypatch):
     means = np.round(DIGITS.train[:60] / 16 * 255).mean(axis=2)[..., 0]
     expected = ss.evaluation.frechet_distance(means, np.round(DIGITS.held_out / 16 * 255).mean(axis=2)[..., 0])
     assert found["samples"]["frechet"]["distance"] == pytest.approx(expected.distance)
-    assert "; means of rows (python:mine_of_test:means); " in said and found["plan"]["source_sha256"]
+    assert "; means of rows (python:mine_of_test:means); " in said and found["plan"]["inputs"]["features"]["where"]
     for flags, message in (
         ({"features": "python:mine_of_test:means"}, "mine_of_test:means is, is unknown: give --extractor"),
         ({"features": "python:mine_of_test:other"}, "other.*must be a function in a file"),
@@ -165,7 +166,6 @@ def test_mistakes_are_one_line_each(tmp_path):
         ("a", {"features": "inception"}, "--features must be pixels, random, classifier:RUN or python"),
         ("a", {"extractor": "mine"}, "--features random is known: drop it"),
         ("a", {"features": "classifier:none"}, "no folder none"),
-        ("a", {"part": "test"}, "--part must be one of held-out, train, all"),
         ("a", {"batch": 0}, "--batch must be at least 1"),
         ("a", {"out": tmp_path / "d.txt"}, "must end in .json"),
         ("a", {"reference": "moons"}, "samples are 17 levels, the reference is measurements"),

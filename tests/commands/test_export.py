@@ -23,7 +23,7 @@ safetensors = pytest.importorskip("safetensors.numpy")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     data = load("moons")
-    config = Config(data="moons", width=8, depth=2, workdir=folder).resolve(data)
+    config = Config.of(data="moons", width=8, depth=2, workdir=folder).resolve(data)
     model = build(config, data)
     state = model.init()
     noisy = jax.tree.map(lambda a: a + 0.1 * jnp.arange(a.size, dtype=a.dtype).reshape(a.shape) / a.size, state.params)

@@ -153,7 +153,6 @@ def test_every_method_draws_every_class(runs, tmp_path, method):
         ("model", {"negative": -1}, "--negative must be in 0..9, the classes of digits, got -1"),
         ("model", {"weights": "0,x"}, "--weights takes different numbers such as 0,1,2,4, got '0,x'"),
         ("model", {"weights": "1,1"}, "--weights takes different numbers"),
-        ("model", {"method": "free"}, "--method must be one of classifier-free, interval"),
         ("model", {"method": "classifier"}, "--method classifier needs a classifier: give --classifier FOLDER"),
         ("model", {"method": "autoguidance"}, "--method autoguidance needs a weaker model: give --weaker FOLDER"),
         ("model", {"weaker": "raw"}, "--weaker has no meaning for --method classifier-free: drop it"),

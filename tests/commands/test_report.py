@@ -14,10 +14,10 @@ from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from experiments import report
+from experiments import report as command
 from experiments.cli.errors import InputError
 from experiments.figures import levels as level_curves
-from experiments.figures import panels, run_figures
+from experiments.figures import panels, report, run_figures
 
 SOLVERS = ("euler_maruyama", "predictor_corrector", "probability_flow")
 COMMAND = "python -m experiments.run --sde vp --steps 8000"
@@ -297,24 +297,29 @@ def drop(folder, name):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("message", DAMAGE)
-def test_a_damaged_folder_is_one_line_and_keeps_its_report(points, capsys, message):
+def test_a_damaged_folder_is_one_line_and_keeps_its_report(points, capsys, monkeypatch, message):
     (points / "report.md").write_text("an earlier report")
     DAMAGE[message](points)
     with pytest.raises(InputError):
         report.write(points)
-    assert report.main([str(points)]) == 2
+    monkeypatch.setattr(sys, "argv", ["report", str(points)])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err, err
     assert (points / "report.md").read_text() == "an earlier report"
 
 
-def test_the_command_line(points, tmp_path, capsys):
-    assert report.main([]) == 2 and "python -m experiments.report FOLDER" in capsys.readouterr().err
-    assert report.main([str(tmp_path / "none")]) == 2 and "does not exist" in capsys.readouterr().err
+def test_the_command_line(points, tmp_path, capsys, monkeypatch):
+    for arguments, said in (([], "Folder of the run"), ([str(tmp_path / "none")], "does not exist")):
+        monkeypatch.setattr(sys, "argv", ["report", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            command.main()
+        assert said in capsys.readouterr().err
     root = Path(__file__).parents[2]
     code = (
-        "import sys; from experiments import report; code = report.main(sys.argv[1:]); "
-        "assert not {'jax', 'scoresde', 'flax', 'matplotlib.pyplot'} & set(sys.modules); sys.exit(code)"
+        "import sys; from experiments import report; report.main(); "
+        "assert not {'jax', 'scoresde', 'flax', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, points], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == "", done.stderr

@@ -134,8 +134,6 @@ def test_every_method_draws_on_digits(digits_run, tmp_path, method):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"method": "magic"}, "--method must be one of dps, mmps"),
-        ({"operator": "hole"}, "--operator must be one of box, half"),
         ({"operator": "columns"}, r"--operator columns is not for examples of shape \(8, 8, 1\): take box"),
         ({"operator": "grey"}, "needs colour: the examples have one channel"),
         ({"operator": "downsample", "factor": 3}, "--factor 3 must divide the sides 8 x 8"),

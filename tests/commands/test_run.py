@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from experiments import run
-from experiments.cli import commands
 from experiments.data.load import load
 from experiments.models.build import build
 from experiments.models.flags import Config
@@ -53,7 +52,7 @@ def refused(folder, *flags):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["run", *map(str, flags)])
-        patch.setattr(commands.compile_cache, "set_up", lambda on: None)
+        patch.setattr("experiments.cli.compile_cache.set_up", lambda on: None)
         try:
             with pytest.raises(SystemExit) as stop:
                 run.main()
@@ -75,7 +74,7 @@ def finished(tmp_path_factory):
 
 def state_of(folder):
     """Every array of a finished run's checkpoint, with the structure that its configuration implies."""
-    config = Config(**json.loads((folder / "config.json").read_text()) | {"workdir": folder, "data_dir": None})
+    config = Config.of(**json.loads((folder / "config.json").read_text()) | {"workdir": folder, "data_dir": None})
     model = build(config, load(config.data))
     return checkpoint.restore(folder / "checkpoint", jax.eval_shape(model.init))[0]
 

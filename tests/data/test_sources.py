@@ -74,7 +74,8 @@ def test_a_record_states_what_was_measured(tmp_path):
     np.testing.assert_allclose(record["mean"], x.mean(axis=0))
     assert record["std"] == pytest.approx(np.sqrt(x.var(axis=0).mean()))
     assert record["bin_width"] == pytest.approx(1 / np.sqrt(x.var(axis=0).mean() + 1 / 12))
-    for damaged in ({}, {k: v for k, v in record.items() if k != "mean"}, record | {"counts": 3}):
+    without = {k: v for k, v in record.items() if k != "mean"}
+    for damaged in ({}, without, record | {"counts": 3}, record | {"std": float("nan")}):
         with pytest.raises(InputError, match="the data record is incomplete or damaged"):
             Data.from_record(damaged)
 
@@ -314,7 +315,7 @@ def test_every_option_is_a_flag():
 
     assert Config().options == Options()
     changed = Options(7, "a", "b", "c", 3, "mask", 1.0)
-    assert Config(**dataclasses.asdict(changed)).options == changed
+    assert Config.of(**dataclasses.asdict(changed)).options == changed
     with pytest.raises(InputError, match=r"--flip is for images; the examples of mixture have shape \(2,\)"):
-        Config(data="mixture", flip=True).resolve(load("mixture"))
-    assert Config(flip=True).resolve(load("digits")).training()["flip"]
+        Config.of(data="mixture", flip=True).resolve(load("mixture"))
+    assert Config.of(flip=True).resolve(load("digits")).training()["flip"]

@@ -41,6 +41,36 @@ def start_of(sde, t, x):
     return alpha / first * x, np.sqrt(variance - (alpha / first) ** 2 * least)
 
 
+X = np.random.default_rng(1).normal(size=(7, 2)).astype(np.float32)
+SHORT = editing.shortened(ss.VP(), editing.noise_time(ss.VP(), 0.8))
+BY_NUMBER = {
+    "sdedit": lambda y, score, table, first: editing.sdedit(KEY, ss.VP(), score, y, table, first=first),
+    "denoised_samples": lambda y, score, table, first: editing.denoised_samples(
+        KEY, ss.VP(), score, y, 0.8, table, first=first
+    ),
+    "denoised_std": lambda y, score, table, first: editing.denoised_std(
+        KEY, ss.VP(), score, y, 0.8, probes=1, first=first
+    ),
+    "noise_level": lambda y, score, table, first: editing.noise_level(
+        KEY, ss.VP(), score, y, np.geomspace(0.05, 5, 6), divergence=ss.hutchinson(1, jax.random.normal), first=first
+    ).log_likelihood[:, 1:],
+}
+
+
+@pytest.mark.parametrize("method", BY_NUMBER)
+def test_each_example_is_edited_by_its_own_number(method):
+    """Rows 2..5 are those of the whole, a batch of 7 is one of 3 and one of 4, and other numbers give other noise."""
+    score, table = two_modes().score(ss.VP()), ss.ancestral(SHORT, ss.log_snr_grid(SHORT, 4))
+
+    def rows(first, last, number):
+        return np.asarray(BY_NUMBER[method](X[first:last], score, table, number))
+
+    whole = rows(0, 7, 0)
+    np.testing.assert_allclose(rows(2, 6, 2), whole[2:6], rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(np.concatenate([rows(0, 3, 0), rows(3, 7, 3)]), whole, rtol=2e-4, atol=2e-4)
+    assert np.any(np.abs(rows(2, 6, 3) - whole[2:6]) > 1e-3)
+
+
 @in_turn
 def test_sdedit_draws_the_law_of_its_table_given_x(sde):
     mixture, x, share = shifted(), np.array([0.3, 2.0], np.float32), 0.5

@@ -170,7 +170,7 @@ def test_a_classifier_of_clean_data_is_asked_about_the_denoised(x64, sde):
 def test_the_interval_is_in_log_snr_and_evaluates_one_score(x64, sde):
     guided, plain = (m.score(sde) for m in parts()[1:])
     low, high = -1.5, 2.0
-    score = guidance.interval(guided, plain, sde, low, high)
+    score = guidance.interval(sde, guided, plain, low, high)
     inside, outside = sde.time(float64([-1.4, 1.9])), sde.time(float64([-1.6, 2.1]))
     for group, law in ((inside, parts()[1]), (outside, parts()[2])):
         for t in group:
@@ -180,7 +180,7 @@ def test_the_interval_is_in_log_snr_and_evaluates_one_score(x64, sde):
     x = states(sde, 0.5, 4)
     expected = np.where([[True], [True], [False], [False]], *(m.score(sde)(x, t) for m in parts()[1:]))
     np.testing.assert_allclose(score(x, t), expected, rtol=1e-12)
-    everywhere = guidance.interval(guided, plain, sde, -jnp.inf, jnp.inf)
+    everywhere = guidance.interval(sde, guided, plain, -jnp.inf, jnp.inf)
     np.testing.assert_allclose(everywhere(x, sde.t_max), parts()[1].score(sde)(x, sde.t_max), rtol=1e-12)
     assert " cond[" in str(jax.make_jaxpr(score)(x, float64(0.5)))  # a branch, not both scores and a choice
 
@@ -231,7 +231,7 @@ def test_cfg_plus_plus_is_the_papers_loop_under_ddim(x64, sde, eta):
     a, _, whole = (m.score(sde) for m in parts())
     grid, strength = ss.log_snr_grid(sde, 6), 0.6
     table, start = ss.ddim(sde, grid, eta), np.asarray(states(sde, sde.t_max))
-    score = guidance.cfg_plus_plus(sde, a, whole, strength, grid, eta=eta)
+    score = guidance.cfg_plus_plus(sde, a, whole, grid, strength, eta=eta)
     noise = np.random.default_rng(1).normal(size=(7, *start.shape))
     rows = [partial(lambda s, x, t: np.asarray(s(float64(x), float64(t))), s) for s in (score, a, whole)]
     x = start
@@ -310,14 +310,14 @@ VP = ss.VP()
         ("log_weights must return (B, K) = (2, 1), got (2, 3)", lambda g, f: g.mixture((f,), f)(jnp.ones((2, 3)), 0.5)),
         ("sde must be an SDE such as ss.VP(), got function", lambda g, f: g.classifier(f, f, f)),
         ("log_prob_y(x, t) must return (B,) = (2,)", lambda g, f: g.classifier(VP, f, f)(jnp.ones((2, 3)), 1)),
-        ("low must be below high in log-SNR", lambda g, f: g.interval(f, f, VP, 2.0, 1.0)),
+        ("low must be below high in log-SNR", lambda g, f: g.interval(VP, f, f, 2.0, 1.0)),
         ("phi must be in [0, 1], got 1.5", lambda g, f: g.rescaled(VP, f, f, 1.5)),
         ("radius must be positive and finite, got 0.0", lambda g, f: g.projected(VP, f, f, 2.0, radius=0.0)),
         ("temperature must be positive and finite, got 0.0", lambda g, f: g.temperature(VP, f, 0.0)),
         ("low must be below high, got 1.0 and -1.0", lambda g, f: g.clipped(VP, f, 1.0, -1.0)),
         ("quantile must be in [0, 1], got 2.0", lambda g, f: g.dynamically_clipped(VP, f, 2.0)),
-        ("strength must be in [0, 1], got 2.0", lambda g, f: g.cfg_plus_plus(VP, f, f, 2.0, [1.0, 0.5])),
-        ("a grid must decrease", lambda g, f: g.cfg_plus_plus(VP, f, f, 0.5, [0.5, 1.0])),
+        ("strength must be in [0, 1], got 2.0", lambda g, f: g.cfg_plus_plus(VP, f, f, [1.0, 0.5], 2.0)),
+        ("a grid must decrease", lambda g, f: g.cfg_plus_plus(VP, f, f, [0.5, 1.0], 0.5)),
     ],
 )  # fmt: skip
 def test_refusals(message, call):

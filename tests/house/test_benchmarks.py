@@ -24,6 +24,7 @@ from experiments.benchmarks import (
 )
 from experiments.cli.errors import InputError
 from experiments.data.load import load
+from experiments.measures import exact
 from experiments.models import networks
 
 
@@ -63,9 +64,9 @@ def test_the_law_error_of_the_solver_table_is_that_of_the_tests():
     alpha, variance, _, _ = textbook(sde, sde.t_min)
     for make in (ss.ancestral, ss.heun, ss.unipc):
         table = make(sde, ss.log_snr_grid(sde, 6))
-        mean, std = gaussian_law(sde, table, solvers.MEAN, solvers.STD)
-        expected = np.hypot(mean - alpha * solvers.MEAN, std - np.sqrt(alpha**2 * solvers.STD**2 + variance))
-        np.testing.assert_allclose(solvers.law_error(sde, table), expected, rtol=1e-3)
+        mean, std = gaussian_law(sde, table, exact.MEAN, exact.STD)
+        expected = np.hypot(mean - alpha * exact.MEAN, std - np.sqrt(alpha**2 * exact.STD**2 + variance))
+        np.testing.assert_allclose(exact.law_error(sde, table), expected, rtol=1e-3)
 
 
 def test_the_written_solver_table_has_every_solver_of_the_command():

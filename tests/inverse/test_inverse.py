@@ -166,18 +166,33 @@ def test_repaint_fills_in_and_agrees_with_what_is_known(sde):
     np.testing.assert_array_equal(modes, [0] * 4 + [1] * 4)
 
 
-@pytest.mark.slow
-def test_samplers_draw_each_example_by_its_own_key_and_measurement():
+SAMPLERS = {
+    "repaint": lambda *problem, **rows: inverse.repaint(*problem, resamplings=2, jump=2, **rows),
+    "diffpir": inverse.diffpir,
+    "twisted_smc": lambda *problem, **rows: inverse.twisted_smc(*problem, particles=4, **rows),
+    "twisted_particles": lambda *problem, **rows: inverse.twisted_particles(*problem, particles=4, **rows)[0],
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_draw_each_example_by_its_own_number_and_measurement(sampler):
+    """Rows 2..5 are those of the whole, a batch of 7 is one of 3 and one of 4, and other numbers give other draws."""
     sde, keep = ss.VP(), np.array([True, True, False, False])
-    y = np.repeat([[1.0, 1.0, 0, 0], [-1.0, 0.5, 0, 0]], 2, axis=0)
-    arguments = sde, needles().score(sde), ss.inverse.operators.mask(keep)
-    grid = ss.log_snr_grid(sde, 10)
-    for sampler, options in ((inverse.repaint, {}), (inverse.diffpir, {}), (inverse.twisted_smc, {"particles": 8})):
-        whole = sampler(KEY, *arguments, y, 0.1, grid, **options)
-        assert whole.shape == (4, 4) and np.all(np.isfinite(whole))
-        np.testing.assert_allclose(
-            sampler(KEY, *arguments, y[:2], 0.1, grid, **options), whole[:2], rtol=1e-4, atol=1e-5
-        )
+    y = np.random.default_rng(0).normal(size=(7, 4)) * keep
+    prior, operator, grid = two_modes_of_four().score(sde), ss.inverse.operators.mask(keep), ss.log_snr_grid(sde, 5)
+
+    def rows(first, last, number):
+        return np.asarray(SAMPLERS[sampler](KEY, sde, prior, operator, y[first:last], 0.3, grid, first=number))
+
+    whole = rows(0, 7, 0)
+    assert np.all(np.isfinite(whole)) and (len(whole), whole.shape[-1]) == y.shape
+    np.testing.assert_allclose(rows(2, 6, 2), whole[2:6], rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(np.concatenate([rows(0, 3, 0), rows(3, 7, 3)]), whole, rtol=2e-4, atol=2e-4)
+    assert np.all(np.abs(rows(2, 6, 3) - whole[2:6])[..., ~keep].max(axis=-1) > 1e-3)
+
+
+def two_modes_of_four():
+    return GaussianMixture([[1.0, 1.0, 0.0, 0.0], [-1.0, 0.5, 1.0, -1.0]], [0.5, 0.7], [0.5, 0.5])
 
 
 def bimodal():

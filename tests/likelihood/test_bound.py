@@ -78,7 +78,7 @@ def test_the_bound_of_an_exact_score_loses_the_prior_and_the_decoder_alone(sde):
     assert np.all(np.abs(error) < 5 * got.std_error + 1e-4), (error, got.std_error)
     assert np.all(np.asarray(got.std_error) < 0.12) and np.max(np.abs(lost.sum(1))) > 0.09
     np.testing.assert_allclose(got.bound, -(got.prior + got.diffusion + got.reconstruction), rtol=1e-5)
-    assert got.num_evals == 512 * 17
+    assert np.all(got.num_evals == 512 * 17) and np.all(got.success)
 
     std, same = 0.6, {"means": np.zeros((2, 2)), "stds": np.full(2, 0.6), "weights": np.full(2, 0.5)}
     score = mixture(**same).score(sde)
@@ -196,7 +196,7 @@ def test_rate_distortion_of_a_gaussian_is_shannons():
     x = std * np.random.default_rng(0).normal(size=(50, 3, 1)).astype("f4")
     x *= std / np.sqrt(np.mean(x**2))
     score = GaussianMixture(np.zeros((1, 3, 1)), np.full(1, std), np.ones(1)).score(sde)
-    got = rate_distortion(KEY, sde, score, x, grid=log_snr_grid(sde, 400), sigma_data=std)
+    got = rate_distortion(KEY, sde, score, x, log_snr_grid(sde, 400), sigma_data=std)
     shannon = np.log2(std / got.distortion)
     above = got.rate - shannon
     step = got.log_snr[1] - got.log_snr[0]  # sum expm1(h) f <= (1 + h/2 + ...) int f: first order in the step
@@ -209,7 +209,7 @@ def test_rate_distortion_of_a_gaussian_is_shannons():
 
 def test_rate_and_distortion_are_the_bounds_own_numbers():
     grid = np.array([1.0, 0.7, 0.5, 0.3, 0.2, 0.1])
-    got = rate_distortion(KEY, SDE, ATOMS, np.repeat(CENTRES, 20)[:, None].astype("f4"), grid=grid, repeats=64)
+    got = rate_distortion(KEY, SDE, ATOMS, np.repeat(CENTRES, 20)[:, None].astype("f4"), grid, repeats=64)
     prior, diffusion, _ = naive_bound(grid)
     assert abs(got.rate[-1] - np.mean(prior + diffusion) / math.log(2)) < 5 * got.std_error[-1] + 1e-4
     z, w = HERMITE
@@ -241,7 +241,9 @@ def test_a_bad_example_fails_alone_and_one_repeat_has_no_error_bar():
     got = likelihood_bound(KEY, SDE, lambda x, t: -x, x, draws=1, repeats=1)
     np.testing.assert_array_equal(np.isnan(got.bound), [False, True, False])
     assert np.all(np.isnan(got.std_error))
-    one = rate_distortion(KEY, SDE, lambda x, t: -x, x[:1], grid=np.array([1.0, 0.5]), repeats=1)
+    np.testing.assert_array_equal(got.success, [True, False, True])
+    assert got.message.startswith("1 of 3 examples (first: 1) met a score that is not finite")
+    one = rate_distortion(KEY, SDE, lambda x, t: -x, x[:1], np.array([1.0, 0.5]), repeats=1)
     assert np.all(np.isnan(one.std_error)) and np.all(np.isfinite(one.rate))
 
 
@@ -252,6 +254,16 @@ def test_a_bound_depends_on_the_key_and_the_place_alone_and_may_be_jitted():
     part = jax.jit(lambda x: likelihood_bound(KEY, sde, score, x, **SAMPLING))(X[:2, :, None])
     np.testing.assert_allclose(part.bound, full.bound[:2], rtol=1e-4)
     np.testing.assert_allclose(part.std_error, full.std_error[:2], rtol=1e-3)
+
+
+def test_the_curve_of_a_batch_is_the_mean_of_those_of_its_halves():
+    sde, score, grid = VP(), mixture().score(VP()), log_snr_grid(VP(), 4)
+    x = mixture().sample(KEY, 6).astype("f4")
+    whole, *halves = (
+        rate_distortion(KEY, sde, score, part, grid, repeats=2, first=first).rate
+        for part, first in ((x, 0), (x[:3], 0), (x[3:], 3))
+    )
+    np.testing.assert_allclose(np.mean(halves, axis=0), whole, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -292,4 +304,4 @@ def test_the_discrete_bound_refuses(settings, message):
         discrete_bound(KEY, VP(), lambda x, t: -x, **arguments)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="the grid must begin at t_max"):
-        rate_distortion(KEY, VP(), lambda x, t: -x, np.ones((2, 3), "f4"), grid=np.array([0.5, 0.1]))
+        rate_distortion(KEY, VP(), lambda x, t: -x, np.ones((2, 3), "f4"), np.array([0.5, 0.1]))

@@ -26,9 +26,11 @@ def test_the_budget_covers_the_error_and_its_offsets_are_the_true_ones(x64):
     score = mixture.score(sde)
     budget = error_budget(KEY, sde, score, x, data=data, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(budget.success, np.arange(64) != 5)
+    assert budget.num_evals.shape == (64,) and np.all(np.delete(budget.num_evals, 5) > 12)
+    assert budget.message.startswith("1 of 64 examples (first: 5) stopped at max_steps = 1000")
     report = budget.report().splitlines()
     assert report[0].startswith("log-density of 63 of 64 examples") and len(report) == 8
-    assert [line.split()[0] for line in report[1:]] == list(vars(budget))[:-1]
+    assert [line.split()[0] for line in report[1:]] == list(vars(budget))[:7]
     tight = log_likelihood(KEY, sde, score, x, divergence=ss.exact_divergence, rtol=1e-8, atol=1e-8)
     budget, x, tight = jax.tree.map(lambda v: np.delete(v, 5, 0) if np.ndim(v) else v, (budget, x, tight))
     error = np.abs(budget.log_prob - tight.log_prob)

@@ -106,25 +106,25 @@ def test_sheets_show_each_class_and_guidance_leans_away_from_the_others(data, mo
 
 
 def test_the_network_is_told_the_classes_but_for_the_share_that_is_dropped(data):
-    config = Config(data=data.name, condition="class", condition_drop=0.3, width=8, depth=1, steps=1).resolve(data)
+    config = Config.of(data=data.name, condition="class", condition_drop=0.3, width=8, depth=1, steps=1).resolve(data)
     model = build(config, data)
     state, batch = model.init(), jax.tree.map(jnp.asarray, data.batch(slice(0, 300)))
     drawn = model.trainer.draw(jax.random.key(0), batch, state.carry)
     told = np.asarray(drawn.cond)
     assert set(told[told != data.train_labels[:300]]) == {-1}
     assert abs((told == -1).mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 300)
-    without = dataclasses.replace(config, condition="none")
+    without = config.replace(condition="none")
     assert build(without, data).trainer.draw(jax.random.key(0), batch, state.carry).cond is None
 
 
 def test_data_without_classes_are_refused(tmp_path):
     data = load("moons")
     with pytest.raises(InputError, match="--condition class needs data with classes; moons has none"):
-        build(Config(data="moons", condition="class").resolve(data), data)
+        build(Config.of(data="moons", condition="class").resolve(data), data)
     with pytest.raises(InputError, match="--condition must be one of none, class, got 'klass'"):
-        Config(condition="klass").check()
+        Config.of(condition="klass").check()
     with pytest.raises(InputError, match=r"--condition-drop must be in \[0, 1\], got 1.5"):
-        Config(condition_drop=1.5).check()
+        Config.of(condition_drop=1.5).check()
     save_run(tmp_path / "run")
     flags = sample.Flags(checkpoint=tmp_path / "run", out=tmp_path / "x.npz", label=3)
     with pytest.raises(InputError, match="knows no classes: drop --label"):
@@ -138,7 +138,7 @@ def test_a_conditional_run_from_training_to_samples(tmp_path, monkeypatch):
 
     console = Console(quiet=True)
     few = {"steps": 100, "width": 64, "depth": 1, "samples": 20, "likelihood_examples": 20, "evaluation_batch": 80}
-    report = run.run(Config(condition="class", workdir=tmp_path / "run", likelihood_repeats=1, **few), console)
+    report = run.run(Config.of(condition="class", workdir=tmp_path / "run", likelihood_repeats=1, **few), console)
     assert report["classes"]["classifier"]["examples"] == 20 and report["classes"]["weights"] == ["1", "3"]
     assert (tmp_path / "run" / "figures" / "classes.png").stat().st_size > 2000
     assert "## Classes" in (tmp_path / "run" / "report.md").read_text()

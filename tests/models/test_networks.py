@@ -55,7 +55,7 @@ def clouds(tmp_path_factory):
 def test_every_word_is_a_network_that_trains(word, clouds):
     """As shapes: a step of the optimiser, and the score; nothing is compiled."""
     data = clouds if word == "set_transformer" else load("digits")
-    config = Config(network=word, width=8, depth=1, batch=4).resolve(data)
+    config = Config.of(network=word, width=8, depth=1, batch=4).resolve(data)
     config.check()
     model = build(config, data)
 
@@ -73,9 +73,9 @@ def test_every_word_is_a_network_that_trains(word, clouds):
 
 
 def test_a_network_of_another_kind_than_the_presets_has_its_own_size(clouds):
-    sizes = {word: Config(network=word).resolve(load("digits")) for word in ("unet", "dit")}
-    assert [(config.width, config.depth) for config in sizes.values()] == [(16, 1), (128, 6)]
-    assert Config(network="mlp").resolve(load("digits")) == Config().resolve(load("digits"))
+    sizes = {word: Config.of(network=word).resolve(load("digits")) for word in ("unet", "dit")}
+    assert [(c.architecture.width, c.architecture.depth) for c in sizes.values()] == [(16, 1), (128, 6)]
+    assert Config.of(network="mlp").resolve(load("digits")) == Config().resolve(load("digits"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_network_of_another_kind_than_the_presets_has_its_own_size(clouds):
 def test_what_cannot_be_is_one_line(source, flags, message):
     data = load(source)
     with pytest.raises(InputError, match=message) as error:
-        config = Config(**flags)
+        config = Config.of(**flags)
         config.check()
         build(config.resolve(data), data)
     assert "\n" not in str(error.value)

@@ -16,7 +16,7 @@ from experiments.data.load import load
 from experiments.models.build import build
 from experiments.models.flags import Config
 from experiments.models.score_objective import TIMES, WEIGHTS, level_curves
-from experiments.training.fit import fit, start
+from experiments.training.fit import Plan, fit, start
 from experiments.training.snapshots import FOLDER
 
 SMALL = {"width": 8, "depth": 1, "batch": 32}
@@ -28,7 +28,7 @@ def digits():
 
 
 def made(data, **flags):
-    config = Config(**SMALL | flags)
+    config = Config.of(**SMALL | flags)
     config.check()
     return build(config.resolve(data), data)
 
@@ -143,10 +143,10 @@ def test_augmentation_gives_the_network_labels(digits, network):
 def test_an_average_of_another_length_is_made_afterwards(digits, tmp_path):
     """From the snapshots of two lengths, against the third one that this run keeps as well; and it is a run folder."""
     steps, target = 640, 0.08
-    config = Config(**SMALL, steps=steps, ema_lengths=f"0.05,0.10,{target}", workdir=tmp_path).resolve(digits)
+    config = Config.of(**SMALL, steps=steps, ema_lengths=f"0.05,0.10,{target}", workdir=tmp_path).resolve(digits)
     model = build(config, digits)
-    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str))
-    state, _ = fit(config, digits, model, model.init(), Console(quiet=True))
+    (tmp_path / "config.json").write_text(json.dumps(config.flat(), default=str))
+    state, _ = fit(Plan.of(config), digits, model, model.init(), Console(quiet=True))
     assert len(list((tmp_path / FOLDER).iterdir())) == steps // 50 + 1
     lines = [json.loads(line) for line in (tmp_path / "levels.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == steps and len(lines[-1]["variance_explained"]) == 32
@@ -154,14 +154,15 @@ def test_an_average_of_another_length_is_made_afterwards(digits, tmp_path):
         metadata, target_tree = ss.checkpoint.read_metadata(folder), state.averages[1:]
         two = ss.checkpoint.restore(folder, target_tree)[0][:2]
         ss.checkpoint.save(folder, two, metadata | {"sigma_rels": [0.05, 0.10]})
-    plain = dataclasses.replace(config, ema_lengths="0.05,0.10")
-    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(plain), default=str))
+    plain = config.replace(ema_lengths="0.05,0.10")
+    (tmp_path / "config.json").write_text(json.dumps(plain.flat(), default=str))
     kept = dataclasses.replace(state, averages=state.averages[:3])
     ss.checkpoint.save(tmp_path / "checkpoint", kept, {"config": plain.training()})
     line = ema.combine(ema.Flags(tmp_path, target))
     assert line.startswith(f"{tmp_path / 'ema-0.08'}: sigma_rel 0.08 at step 640, relative error of its profile 0.0")
     made_run = dataclasses.replace(plain, workdir=tmp_path / "ema-0.08")
-    got = start(made_run, build(plain, digits))
+    rebuilt = build(plain, digits)
+    got = start(Plan.of(made_run), rebuilt)
     for mine, true, near in zip(*map(jax.tree.leaves, (got.ema, state.averages[3], state.averages[2])), strict=True):
         assert np.linalg.norm(mine - true) <= 0.02 * np.linalg.norm(near - true) + 1e-5
 

@@ -43,7 +43,7 @@ def test_value_and_derivatives_are_those_of_jax(dims, n, k, stride):
     )
 
 
-def test_batches_of_inputs_of_kernels_and_of_tangents():
+def test_batches_of_inputs_of_kernels_and_of_tangents(x64):
     x, w = pair(2)
     xs, ws = jnp.stack([x, x + 1], 1), jnp.stack([w, w + 1])
     push = lambda x: jax.jvp(lambda x: ours(x, w, 1), (x,), (x,))[1]  # noqa: E731

@@ -20,8 +20,9 @@ from experiments.cli.errors import InputError
 from experiments.data.load import load
 from experiments.models.build import build
 from experiments.models.flags import Config
+from experiments.models.values import Engine
 from experiments.training import fit as module
-from experiments.training.fit import fit, start
+from experiments.training.fit import Plan, fit, start
 from experiments.training.processes import join, memory_errors
 from scoresde import nn
 from scoresde.checkpoint import folder as checkpoint
@@ -33,7 +34,7 @@ DATA = dataclasses.replace(LOADED, train=LOADED.train[:200])
 
 def settings(folder, **flags):
     small = {"steps": 6, "width": 8, "depth": 1, "batch": 16, "save_seconds": 1000.0}
-    return Config(data="checkerboard", workdir=folder, **small | flags).resolve(DATA)
+    return Config.of(data="checkerboard", workdir=folder, **small | flags).resolve(DATA)
 
 
 def equal(a, b):
@@ -67,7 +68,8 @@ def model():
 
 def run(config, model, console=QUIET):
     config.folder.mkdir(exist_ok=True)
-    return fit(config, DATA, model, start(config, model), console)
+    plan = Plan.of(config)
+    return fit(plan, DATA, model, start(plan, model), console)
 
 
 def batches(data, *, seed, step, total, steps_per_call, batch, process_index, process_count):
@@ -90,8 +92,7 @@ def test_a_stream_gives_the_bits_of_data_on_the_device_and_resumes(tmp_path, mon
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("device", "stream")]
     assert lines[0] == lines[1] and report["final_loss"] == json.loads(lines[0].splitlines()[-1])["loss"]
     stop = settings(tmp_path / "again", save_seconds=0.0)
-    stop.folder.mkdir()
-    halfway, _ = fit(dataclasses.replace(stop, steps=3), DATA, model, start(stop, model), QUIET)
+    halfway, _ = run(stop.replace(steps=3), model)
     assert int(halfway.step) == 3
     resumed, _ = run(stop, model)
     equal(resumed, whole)
@@ -122,7 +123,7 @@ def test_the_last_good_version_serves_where_the_newest_is_damaged(tmp_path, mode
     whole, _ = run(config, model)
     newest = max((tmp_path / "checkpoint").iterdir())
     (newest / "checkpoint.json").write_text("{")
-    module.check_folder(config)
+    module.check_folder(Plan.of(config), resume=True)
     resumed, _ = run(config, model)
     assert "warning: checkpoint" in (said := capsys.readouterr().err) and "taking the older version" in said
     equal(resumed, whole)
@@ -146,12 +147,12 @@ def test_out_of_memory_is_one_line_with_the_knobs():
 )
 def test_flags_that_do_not_fit_the_devices(tmp_path, model, flags, message):
     with pytest.raises(InputError, match=message):
-        start(settings(tmp_path, **flags), model)
+        run(settings(tmp_path, **flags), model)
 
 
 def test_flags_of_processes_go_together():
     with pytest.raises(InputError, match="--coordinator HOST:PORT, --processes and --process-id go together"):
-        join(Config(coordinator="localhost:1"))
+        join(Engine(coordinator="localhost:1"))
 
 
 NETWORKS = (partial(nn.ResidualMLP, width=8, depth=1), partial(nn.UNet, channels=4, attention_levels=(1,)))
@@ -186,12 +187,13 @@ def test_a_run_in_bfloat16_stores_float32(tmp_path):
     state, _ = run(config, build(config, DATA))
     arrays, _ = checkpoint.read_arrays(tmp_path / "checkpoint")
     assert {a.dtype.name for a in arrays.values()} <= {"float32", "int32", "uint32", "bool"}
-    equal(state.params, start(config, build(config, DATA)).params)
+    model = build(config, DATA)
+    equal(state.params, start(Plan.of(config), model).params)
 
 
 CACHED = """
 import jax, sys
-from experiments import compile_cache
+from experiments.cli import compile_cache
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
 compile_cache.set_up()

@@ -10,8 +10,7 @@ import pytest
 from family import SDES, VP, name, textbook
 
 from scoresde import Preconditioner, log_normal, noise_weight
-from scoresde.likelihood import adaptive
-from scoresde.training import Levels, denoising_errors, stratified, uniform_log_snr
+from scoresde.training import Levels, adaptive, denoising_errors, stratified, uniform_log_snr
 from scoresde.training.levels import density
 from scoresde.training.loss import Denoising
 

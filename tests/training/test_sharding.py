@@ -15,7 +15,7 @@ import dataclasses, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec as P
 import scoresde as ss
-from scoresde.leaves import to_devices, to_numpy
+from scoresde.checkpoint.leaves import to_devices, to_numpy
 
 assert jax.device_count() == 8
 

@@ -48,7 +48,7 @@ def roads(score: Any) -> Iterator[tuple[str, str, Callable[[jax.Array], Any]]]:
     yield "log_likelihood", "Hutchinson", partial(solve, divergence=ss.hutchinson(1))
     for n in GRIDS:
         grid = ss.angle_grid(SDE, n - 1, rho=0.28, share=0.25)
-        on_grid = partial(ss.table_log_likelihood, key, SDE, score, grid, estimate_error=False)
+        on_grid = partial(ss.table_log_likelihood, key, SDE, score, grid=grid, estimate_error=False)
         yield "table_log_likelihood", "exact", on_grid
 
 

@@ -1,4 +1,4 @@
-"""How the notebooks' figures look: ``use()`` once, and these colours; those of ``panels`` where it has them."""
+"""How matplotlib's figures look in the notebooks: ``use()`` once, and these colours, those of ``panels`` among them."""
 
 import matplotlib.pyplot as plt
 from cycler import cycler
