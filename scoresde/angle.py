@@ -47,8 +47,13 @@ def angle(sde: SDE, t: ArrayLike, sigma_data: ArrayLike) -> jax.Array:
 
 
 def time_at(sde: SDE, phi: jax.Array, sigma_data: ArrayLike, span: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """The inverse of ``angle``, kept within ``span``."""
-    t = sde.time(-2 * jnp.log(sigma_data * jnp.tan(phi)))
+    """The inverse of ``angle``, kept within ``span``.
+
+    Where alpha sigma_d / sigma is below the rounding of pi/2 (a log-SNR below -33 in float32) the angle is one with
+    pi/2, whose tangent has either sign: it is taken just below, since all that lies beyond is noise to rounding.
+    """
+    below = jnp.nextafter(jnp.asarray(jnp.pi / 2, phi.dtype), 0)
+    t = sde.time(-2 * jnp.log(sigma_data * jnp.tan(jnp.minimum(phi, below))))
     return jnp.clip(t, min=jnp.minimum(*span), max=jnp.maximum(*span))
 
 

@@ -17,6 +17,12 @@ def check_sde(sde: SDE) -> None:
         raise ValueError(f"sde must be an SDE such as ss.VP(), got {type(sde).__name__}")
 
 
+def examples(x: jax.Array | np.ndarray) -> None:
+    """Raise ValueError unless ``x`` is a batch (B, *event) of at least one example."""
+    if x.ndim < 1 or not x.size:
+        raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
+
+
 def weight(name: str, value: ArrayLike) -> Any:
     """A float if it is a number now, otherwise an array () or (B,)."""
     if isinstance(value, jax.Array | np.ndarray):

@@ -29,6 +29,8 @@ from scoresde.arrays import on_host
 from scoresde.checks import whole
 from scoresde.sde import SDE
 
+ROUNDING = 1e-6  # relative: of a float32 copy of a time
+
 
 def _positive_real(name: str, value: float) -> None:
     if not 0 < value < np.inf:
@@ -147,32 +149,43 @@ def linspace_levels(n: int, levels: int) -> np.ndarray:
 
 
 def discrete_grid(
-    sde: SDE, n: int, *, levels: int = 1000, spacing: Callable[[int, int], np.ndarray] = trailing_levels
+    sde: SDE, n: int, *, levels: int | None = None, spacing: Callable[[int, int], np.ndarray] = trailing_levels
 ) -> np.ndarray:
-    """n steps of a model trained on so many noise levels: it is asked at the times t_max k/levels only.
+    """n levels of a model trained on so many noise levels: it is asked at the times t_max k/levels only.
 
-    Level k = 1, ..., levels is the time t_max k/levels; the last step goes from the least chosen level to t_min.
+    Level k = 1, ..., levels is the time t_max k/levels. Of an SDE that begins below its first level, n steps: the last
+    one goes from the least chosen level to t_min. Of a chain, ``interop.DiscreteVP``, level 1 is t_min. If it is among
+    those chosen the grid ends with it, in n - 1 steps, and ``with_denoising`` asks the model there: all n levels are
+    asked, and with ``ancestral`` and n = levels that is DDPM's sampler (Ho et al. 2020, algorithm 2, whose last step
+    returns the mean).
 
     Args:
-        levels: how many levels the model was trained on.
+        levels: how many levels the model was trained on, by default those of a chain, else 1000.
         spacing: ``trailing_levels``, ``leading_levels``, ``linspace_levels`` (names of Lin et al. 2024, table 2) or
             any function (n, levels) -> n decreasing whole numbers in [1, levels]. Only the first and third start at
             the noisiest level; the second starts the grid inside [t_min, t_max].
 
     Returns:
-        (n + 1,) times.
+        (n + 1,) times, or (n,) that end with level 1 of a chain.
 
     Raises:
-        ValueError: n exceeds levels, the first level is not above t_min, or the chosen levels are not as above.
+        ValueError: n exceeds levels, the first level is below t_min, n = 1 is level 1 alone, or the chosen levels are
+            not as above.
     """
+    levels = getattr(sde, "levels", 1000) if levels is None else levels
     if whole("n", n) > whole("levels", levels):
         raise ValueError(f"n must be at most levels = {levels}, got {n}")
-    if not sde.t_max / levels > sde.t_min:
-        raise ValueError(f"levels must be below t_max/t_min = {sde.t_max / sde.t_min:.4g} for this SDE, got {levels}")
+    if sde.t_max / levels < (1 - ROUNDING) * sde.t_min:
+        raise ValueError(f"levels must be at most t_max/t_min = {sde.t_max / sde.t_min:.4g} for this SDE, got {levels}")
     k = np.asarray(spacing(n, levels))
     if k.shape != (n,) or k.dtype.kind not in "iu" or np.any(np.diff(k) >= 0) or k[0] > levels or k[-1] < 1:
         raise ValueError(f"spacing must return {n} decreasing whole numbers in [1, {levels}], got {k.tolist()[:4]}...")
-    return np.append(sde.t_max * (k / levels), sde.t_min)
+    times = sde.t_max * (k / levels)
+    if times[-1] > (1 + ROUNDING) * sde.t_min:
+        return np.append(times, sde.t_min)
+    if n == 1:
+        raise ValueError("level 1 alone is no grid: take more levels, or a spacing that begins above it")
+    return np.append(times[:-1], sde.t_min)
 
 
 def check_grid(sde: SDE, grid: ArrayLike) -> np.ndarray:
@@ -183,8 +196,7 @@ def check_grid(sde: SDE, grid: ArrayLike) -> np.ndarray:
     t = np.asarray(grid, dtype=np.float64)
     if t.ndim != 1 or t.size < 2:
         raise ValueError(f"a grid must be one-dimensional with at least two times, got shape {t.shape}")
-    slack = 1e-6 * sde.t_max
-    inside = (t >= sde.t_min - min(slack, 1e-6 * sde.t_min)) & (t <= sde.t_max + slack)
+    inside = (t >= (1 - ROUNDING) * sde.t_min) & (t <= (1 + ROUNDING) * sde.t_max)
     if not np.all(inside):
         raise ValueError(
             f"grid times must lie in [t_min, t_max] = [{sde.t_min:g}, {sde.t_max:g}], got {t[~inside][0]:g}: "

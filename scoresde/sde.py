@@ -19,6 +19,7 @@ and appendix B (VE, VP, sub-VP); Nichol and Dhariwal (2021) and Kingma et al. (2
 
 import abc
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -28,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, expand, normal_per_example, on_host
+from scoresde.arrays import example_keys, expand, flatten, normal_per_example, on_host
 
 LOG_SNR_START = -2 * math.log(1e-3)
 LOG_SNR_END = -10.0
-LOG_SNR_LIMIT = -70.0  # below it alpha counts as vanished
+LOG_SNR_LIMIT = -60.0  # below it alpha counts as vanished: float64 could not tell the angles of a grid there apart
 
 
 def _time(t: ArrayLike) -> jax.Array:
@@ -53,11 +54,13 @@ def _require(condition: bool, owner: object, name: str, expected: str, value: ob
         raise _refusal(owner, name, expected, value)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SDE(abc.ABC):
     """A linear SDE. Subclasses declare ``log_alpha`` and ``variance``; a closed-form ``time`` is optional.
 
-    Instances are immutable, hashable and static pytrees: they may be arguments of jitted functions.
+    Instances are immutable, hashable and static pytrees: they may be arguments of jitted functions. Two are equal if
+    they are of one class and all their attributes are, also those that a subclass sets in an ``__init__`` of its own;
+    these are numbers, strings and tuples of them, or else hashable.
     All methods take times of any shape and return arrays of that shape.
 
     Args:
@@ -73,7 +76,30 @@ class SDE(abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in ("__eq__", "__hash__"):  # those of dataclass see the fields alone
+            if name not in vars(cls):
+                setattr(cls, name, getattr(SDE, name))
         jax.tree_util.register_static(cls)
+
+    def _content(self) -> tuple[Any, ...]:
+        """All attributes but the cached ones; TypeError for one that is not hashable."""
+        names = [n for n in vars(self) if not isinstance(getattr(type(self), n, None), functools.cached_property)]
+        for name in names:
+            try:
+                hash(vars(self)[name])
+            except TypeError:
+                kind = type(vars(self)[name]).__name__
+                raise TypeError(
+                    f"{type(self).__name__}: attribute {name} is of type {kind}, which has no hash: an SDE is a static "
+                    "argument of compiled functions, keep numbers and tuples of numbers in it"
+                ) from None
+        return tuple((name, vars(self)[name]) for name in sorted(names))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(other) is type(self) and self._content() == other._content())  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._content()))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -95,9 +121,12 @@ class SDE(abc.ABC):
             object.__setattr__(self, "t_min", 0.0)
             object.__setattr__(self, "t_min", self._default_t_min())
         _require(0 <= self.t_min < self.t_max, self, "t_min", f"in [0, t_max = {self.t_max:g})", self.t_min)
-        start, end = on_host(self.log_snr, np.array([self.t_min, self.t_max]))
+        start, end, rounded = on_host(self.log_snr, np.array([self.t_min, self.t_max, _float32(self.t_max)]))
         _require(math.isfinite(start), self, "t_min", "a time where sigma > 0", self.t_min)
-        _require(LOG_SNR_LIMIT < end < start, self, "t_max", "a time where alpha > 0", self.t_max)
+        kept = min(end, rounded) > LOG_SNR_LIMIT and end < start
+        _require(
+            kept, self, "t_max", f"a time where alpha > 0 (log-SNR above {LOG_SNR_LIMIT:g}, in float32 too)", self.t_max
+        )
 
     def _validate(self) -> None:  # noqa: B027
         """Check the parameters of the subclass; t_min and t_max are not yet resolved."""
@@ -160,7 +189,7 @@ class SDE(abc.ABC):
     def prior_log_prob(self, x: ArrayLike) -> jax.Array:
         """log N(x; 0, sigma(t_max)^2 I) in nats: (B, *event) -> (B,)."""
         x = jnp.asarray(x, jnp.result_type(float, x))
-        x = x.reshape(x.shape[0], -1)
+        x = flatten(x)
         variance = self.variance(jnp.asarray(self.t_max, x.dtype))
         return -0.5 * (jnp.sum(x**2, axis=1) / variance + x.shape[1] * jnp.log(2 * jnp.pi * variance))
 

@@ -2,12 +2,13 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from family import SDES
 
-from scoresde import angle
+from scoresde import VE, VP, GaussianMixture, SubVP, angle, exact_divergence, log_likelihood
 
 SCALES = (0.3, 1.0, 2.0)
 
@@ -37,6 +38,21 @@ def test_the_time_of_an_angle_is_its_inverse_within_the_span(sde, scale, x64):
     np.testing.assert_allclose(angle.time_at(sde, angle.angle(sde, t, scale), scale, span), t, rtol=1e-8, atol=1e-10)
     beyond = angle.time_at(sde, jnp.array([1e-9, math.pi / 2 - 1e-9]), scale, span)
     np.testing.assert_allclose(beyond, [sde.t_min, sde.t_max], rtol=1e-12)
+
+
+def test_noise_far_below_rounding_is_solved_in_float32():
+    """Log-SNRs of -35 to -60, where pi/2 - phi is below float32's eps: times, and the likelihood of a Gaussian."""
+    for sde in (VP(beta_max=70.0), VP(beta_max=119.0), SubVP(beta_max=119.0), VE(sigma_max=1e13)):
+        t = jnp.linspace(sde.t_min, sde.t_max, 99)
+        found = angle.time_at(sde, angle.angle(sde, t, 1.0), 1.0, (t[0], t[-1]))
+        seen = sde.log_snr(t) > -30
+        np.testing.assert_allclose(found[seen], t[seen], rtol=2e-2)
+        assert np.all(np.isfinite(found)) and np.all(found[~seen] > found[seen].max())
+    law = GaussianMixture(np.array([[0.5, -1.0]]), np.array([0.4]), np.ones(1))
+    sde, x = VP(beta_max=70.0), law.sample(jax.random.key(0), 2)
+    found = log_likelihood(jax.random.key(1), sde, law.score(sde), x, divergence=exact_divergence)
+    assert not found.message
+    np.testing.assert_allclose(found.log_prob, law.log_prob(x), atol=0.01)
 
 
 def test_squares_keep_their_digits():

@@ -151,7 +151,7 @@ def test_a_discrete_grid_looks_at_trained_times_only(sde, spacing):
     [
         ({"n": 11, "levels": 10}, r"n must be at most levels = 10, got 11"),
         ({"levels": 0}, r"levels must be a whole number of at least 1, got 0"),
-        ({"levels": 2_000_000}, r"levels must be below t_max/t_min = 1\.001e\+05 for this SDE, got 2000000"),
+        ({"levels": 2_000_000}, r"levels must be at most t_max/t_min = 1\.001e\+05 for this SDE, got 2000000"),
         ({"spacing": lambda n, levels: np.arange(1, n + 1)}, r"spacing must return 5 decreasing whole numbers in \[1,"),
         ({"spacing": lambda n, levels: np.linspace(9, 1, n)}, r"spacing must return 5 decreasing whole numbers"),
         ({"spacing": lambda n, levels: np.arange(n, 0, -1) + levels}, r"spacing must return .*, got \[1005, 1004"),

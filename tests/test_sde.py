@@ -207,10 +207,10 @@ def test_whole_numbers_are_numbers():
         (lambda: VE(t_min=1.0), r"VE: t_min must be in \[0, t_max = 1\), got 1"),
         (lambda: VP(t_max=0.0), r"VP: t_max must be above 0, got 0"),
         (lambda: VP(t_min=0.0), r"VP: t_min must be a time where sigma > 0, got 0"),
-        (lambda: RectifiedFlow(t_max=1.0), r"RectifiedFlow: t_max must be a time where alpha > 0, got 1"),
-        (lambda: Cosine(t_max=1.0), r"Cosine: t_max must be a time where alpha > 0, got 1"),
-        (lambda: Cosine(t_max=1.5), r"Cosine: t_max must be a time where alpha > 0, got 1\.5"),
-        (lambda: RectifiedFlow(t_max=1.5), r"RectifiedFlow: t_max must be a time where alpha > 0, got 1\.5"),
+        (lambda: RectifiedFlow(t_max=1.0), r"RectifiedFlow: t_max must be a time where alpha > 0 .*, got 1"),
+        (lambda: Cosine(t_max=1.0), r"Cosine: t_max must be a time where alpha > 0 .*, got 1"),
+        (lambda: Cosine(t_max=1.5), r"Cosine: t_max must be a time where alpha > 0 .*, got 1\.5"),
+        (lambda: RectifiedFlow(t_max=1.5), r"RectifiedFlow: t_max must be a time where alpha > 0 .*, got 1\.5"),
     ],
 )
 def test_refusals_name_the_parameter_in_one_line(make, message):
@@ -246,6 +246,58 @@ def test_an_sde_is_an_immutable_value(sde):
         np.testing.assert_allclose(f(argument, 0.4), sde.sigma(0.4) + 0.4, rtol=1e-5)
     assert len(traces) == 1
     assert jax.tree.leaves(sde) == []
+
+
+class Drawn(SDE):
+    """An SDE with an ``__init__`` of its own, as a user writes it: no fields, an attribute."""
+
+    def __init__(self, rate, **ends):
+        self.rate = rate
+        super().__init__(**ends)
+
+    def log_alpha(self, t):
+        return -0.5 * self.rate[0] * t
+
+    def variance(self, t):
+        return -jnp.expm1(-self.rate[0] * t)
+
+
+class Scaled(Drawn):
+    """The same by inheritance, with an attribute set afterwards."""
+
+    def __init__(self, factor):
+        super().__init__((3.0 * factor,), t_min=1e-3, t_max=1.0)
+        self.factor = factor
+
+
+class Renamed(VP):
+    """A subclass that changes a method alone."""
+
+    def variance(self, t):
+        return 2 * super().variance(t)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: Drawn((3.0,), t_min=1e-3), lambda: Drawn((9.0,), t_min=1e-3)),
+        (lambda: Scaled(1.0), lambda: Scaled(3.0)),
+        (lambda: VP(), lambda: Renamed()),
+    ],
+)
+def test_sdes_of_other_attributes_are_never_taken_for_one_another(one, other):
+    assert one() == one() and hash(one()) == hash(one()) and one() != other()
+    noise = jax.jit(lambda sde, t: sde.sigma(t))
+    got = [float(noise(make(), 0.2)) for make in (one, other, one)]
+    np.testing.assert_allclose(got, [float(make().sigma(0.2)) for make in (one, other, one)], rtol=1e-6)
+    assert got[0] != got[1]
+
+
+def test_an_attribute_without_a_hash_is_refused_where_it_matters():
+    with pytest.raises(
+        TypeError, match="^Drawn: attribute rate is of type ndarray, which has no hash: an SDE is a static"
+    ):
+        hash(Drawn(np.array([3.0]), t_min=1e-3))
 
 
 def test_methods_differentiate_and_vectorise(x64):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.arrays import expand
+from scoresde.arrays import expand, flatten
 from scoresde.flow.probability import Flow, probability_flow
 from scoresde.score import Score
 from scoresde.sde import SDE
@@ -51,7 +51,7 @@ def slerp(a: ArrayLike, b: ArrayLike, weight: ArrayLike) -> jax.Array:
         raise ValueError(f"weight must be a scalar or have shape {a.shape[:1]}, got {w.shape}")
 
     def length(x: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(x.reshape(len(x), -1), axis=1)
+        return jnp.linalg.norm(flatten(x), axis=1)
 
     def unit(x: jax.Array) -> jax.Array:
         return x / expand(jnp.maximum(length(x), jnp.finfo(x.dtype).tiny), x)

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from scoresde.angle import angle, cos_sin, radius, time_at
 from scoresde.arrays import expand, is_concrete
+from scoresde.checks import examples
 from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE
 
@@ -122,8 +123,7 @@ def probability_flow(
             times to save that do not lead from ``t_start`` to ``t_end``.
     """
     x = jnp.asarray(x, jnp.result_type(float, x))
-    if x.ndim < 1 or not len(x):
-        raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
+    examples(x)
     for name, t in (("t_start", t_start), ("t_end", t_end)):
         if is_concrete(t) and not sde.t_min * (1 - 1e-6) <= t <= sde.t_max * (1 + 1e-6):
             raise ValueError(f"{name} must lie in [t_min, t_max] = [{sde.t_min:g}, {sde.t_max:g}], got {t}")

@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 
 from scoresde.angle import angle, radius
 from scoresde.arrays import example_keys, expand, is_concrete
-from scoresde.checks import whole
+from scoresde.checks import examples, whole
 from scoresde.flow.probability import Flow
 from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE
@@ -65,8 +65,7 @@ def reverse_sde(
         ValueError: times that do not descend within [t_min, t_max], steps or scale not positive, an unsuitable solver.
     """
     x = jnp.asarray(x, jnp.result_type(float, x))
-    if x.ndim < 1 or not len(x):
-        raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
+    examples(x)
     if is_concrete(t_start) and is_concrete(t_end):
         low, high = sde.t_min * (1 - 1e-6), sde.t_max * (1 + 1e-6)
         if not low <= t_end < t_start <= high:

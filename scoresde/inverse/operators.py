@@ -14,7 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import Applied
+from scoresde.arrays import Applied, flatten
 from scoresde.checks import whole
 
 Operator = Callable[[jax.Array], jax.Array]
@@ -152,7 +152,7 @@ def _fourier(shape: tuple[int, ...], index: jax.Array, x: jax.Array) -> jax.Arra
 
 
 def _matrix(weights: jax.Array, x: jax.Array) -> jax.Array:
-    flat = x.reshape(x.shape[0], -1)
+    flat = flatten(x)
     if flat.shape[1] != weights.shape[1]:
         raise ValueError(f"weights {weights.shape} must have a column for each entry of an example, got {x.shape[1:]}")
     return jnp.matmul(flat, weights.T.astype(x.dtype), precision="highest")

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from scoresde.angle import angle, radius, time_at
 from scoresde.arrays import example_keys, number
+from scoresde.checks import examples
 from scoresde.flow.probability import Method, failure_message, velocity
 from scoresde.likelihood.divergence import Divergence, hutchinson
 from scoresde.score import Score, as_partial, each
@@ -120,6 +121,7 @@ def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
         raise ValueError(f"x must be floating point, got {x.dtype}: for integer data use dequantised_log_likelihood")
     if x.ndim < 2:
         raise ValueError(f"x must have shape (B, *event) with at least one event axis, got {x.shape}")
+    examples(x)
     if not (hasattr(type(divergence), "draw") and callable(divergence)):
         raise ValueError(f"divergence must be hutchinson(probes) or exact_divergence, got {divergence!r}")
     return x
@@ -128,6 +130,7 @@ def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
 def check_levels(levels: ArrayLike, bin_width: float, otherwise: str) -> np.ndarray:
     """Integer data as an array, or a ValueError: whole numbers, bins of positive width."""
     levels = np.asarray(levels)
+    examples(levels)
     if not np.issubdtype(levels.dtype, np.integer):
         raise ValueError(f"levels must be integers, got {levels.dtype}: for continuous data use {otherwise}")
     if bin_width is None or not 0 < bin_width < math.inf:

@@ -54,7 +54,7 @@ def _truncated_normal(std: float, key: jax.Array, shape: tuple[int, ...]) -> tup
     limit = 0.5 / std
     z = jax.random.truncated_normal(key, -limit, limit, shape)
     log_q = jnp.sum(norm.logpdf(z)) - math.prod(shape) * math.log(std * math.erf(limit / math.sqrt(2)))
-    return jnp.clip(0.5 + std * z, 0, 1), log_q
+    return jnp.clip(0.5 + std * z, 0, jnp.nextafter(jnp.ones((), z.dtype), 0)), log_q
 
 
 def dequantise(
@@ -67,12 +67,16 @@ def dequantise(
 ) -> tuple[jax.Array, jax.Array]:
     """One draw of (y, log q(u)), (B, *event) and (B,), for integers ``levels``; row i depends on (key, first + i).
 
+    y is in the bin of its level, [k - shift, k + 1 - shift) bin_width, however small u's part of it is beside k.
+
     Raises:
         ValueError: levels that are not whole numbers, or a bin width that is not positive and finite.
     """
     levels = check_levels(levels, bin_width, "log_likelihood")
     u, log_q = jax.vmap(lambda key: law(key, levels.shape[1:]))(example_keys(key, len(levels), first))
-    return jnp.asarray((levels + u - jnp.broadcast_to(shift, levels.shape)) * bin_width, u.dtype), log_q
+    start = jnp.asarray(levels - jnp.broadcast_to(shift, levels.shape), u.dtype)  # exact for whole numbers below 2^24
+    low, high = start * bin_width, (start + 1) * bin_width
+    return jnp.clip((start + u) * bin_width, low, jnp.nextafter(high, low)), log_q
 
 
 def dequantisations(

@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 
 from scoresde.angle import rho_of
 from scoresde.arrays import example_keys, flatten, normal_per_example, number, on_host
+from scoresde.checks import examples
 from scoresde.grids import check_grid
 from scoresde.score import Score, as_partial, check_score
 from scoresde.sde import SDE
@@ -185,8 +186,7 @@ def integrate(
     Arrays inside a ``jax.tree_util.Partial`` score (as made by this library) are arguments too.
     """
     x = jnp.asarray(x, jnp.result_type(float, x))
-    if x.ndim < 1 or not len(x):
-        raise ValueError(f"x must have shape (B, *event) with B >= 1, got {x.shape}")
+    examples(x)
     cells = None if noise is None else noise(check_table(table).times)
     return _integrate(key, as_partial(score), check_table(table), x, cells, number(first), trajectory)
 

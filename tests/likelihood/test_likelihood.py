@@ -25,7 +25,8 @@ from scoresde import (
     mean_with_error,
     table_log_likelihood,
 )
-from scoresde.likelihood import ExactDivergence, truncated_normal_dequantisation
+from scoresde.likelihood import ExactDivergence, truncated_normal_dequantisation, uniform_dequantisation
+from scoresde.likelihood.dequantisation import dequantise
 from scoresde.solvers.table import Commit, Look, Nodes, stages
 
 KEY = jax.random.key(17)
@@ -286,9 +287,26 @@ def test_truncated_normal_noise_has_the_density_that_it_reports(std):
     u, log_q = jax.vmap(lambda key: truncated_normal_dequantisation(std)(key, (2,)))(jax.random.split(KEY, 4000))
     law = truncnorm(-0.5 / std, 0.5 / std, 0.5, std)
     np.testing.assert_allclose(log_q, np.sum(law.logpdf(np.asarray(u, np.float64)), 1), atol=2e-4)
-    assert np.all((u >= 0) & (u <= 1)) and abs(np.std(u) - law.std()) < 5 * law.std() / math.sqrt(8000)
+    assert np.all((u >= 0) & (u < 1)) and abs(np.std(u) - law.std()) < 5 * law.std() / math.sqrt(8000)
     with pytest.raises(ValueError, match="std must be positive and finite, got"):
         truncated_normal_dequantisation(-std)
+
+
+@pytest.mark.parametrize(
+    "law", [uniform_dequantisation, truncated_normal_dequantisation(50.0)], ids=["uniform", "normal"]
+)
+def test_noise_keeps_its_digits_and_stays_in_its_bin(law):
+    """16-bit levels: u is not rounded to steps of 2^-8, and no draw is in the next bin, also where u rounds up to 1."""
+    levels = np.array([[0, 1, 255, 40_000, 65_534, 65_535]], np.uint16).repeat(3000, 0)
+    y, _ = dequantise(KEY, levels, 2.0**-16, levels[0].astype(float), law)
+    u, _ = jax.vmap(lambda key: law(key, (6,)))(jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(3000)))
+    np.testing.assert_array_equal(np.asarray(y) * 2.0**16, u)
+    for shift, width in ((0.0, 1.0), (32767.5, 3e-5), (0.5, 0.1)):
+        y, _ = dequantise(
+            KEY, levels, width, shift, lambda key, shape: (jnp.full(shape, np.nextafter(np.float32(1), 0)), 0.0)
+        )
+        start = (levels - shift).astype(np.float32)
+        assert np.all(y >= start * np.float32(width)) and np.all(y < (start + 1) * np.float32(width))
 
 
 @pytest.mark.slow
@@ -453,6 +471,7 @@ def test_num_evals_grow_with_the_work_and_jit_changes_nothing():
             r"x must be floating point, got uint8: for integer data use dequantised_log",
         ),
         ({"x": np.ones(3, "f4")}, r"x must have shape \(B, \*event\) with at least one event axis, got \(3,\)"),
+        ({"x": np.ones((0, 3), "f4")}, r"x must have shape \(B, \*event\) with B >= 1, got \(0, 3\)"),
         ({"divergence": "exact"}, r"divergence must be hutchinson\(probes\) or exact_divergence, got 'exact'"),
         ({"divergence": hutchinson}, r"divergence must be hutchinson\(probes\) or exact_divergence"),
         ({"divergence": ExactDivergence}, r"divergence must be hutchinson\(probes\) or exact_divergence"),
@@ -487,6 +506,7 @@ def test_a_wrong_chunk_is_refused(chunk):
         ({"levels": np.ones((2, 3), "f4")}, r"levels must be integers, got float32: for continuous data"),
         ({"bin_width": 0.0}, r"bin_width must be positive and finite, got 0\.0"),
         ({"bin_width": None}, r"bin_width must be positive and finite, got None"),
+        ({"levels": np.ones((0, 3), int)}, r"x must have shape \(B, \*event\) with B >= 1, got \(0, 3\)"),
         ({"repeats": 0}, r"repeats must be a whole number of at least 1, got 0"),
         ({"repeats": 1.5}, r"repeats must be a whole number of at least 1, got 1\.5"),
     ],

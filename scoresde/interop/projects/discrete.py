@@ -11,6 +11,12 @@ diffusion are continuous between them, and the network's step k = N t - 1 become
 within a percent of VP(N beta_0, N beta_{N-1}), which does not meet the levels. Time runs from t_min = 1/N, the first
 level that the network has seen, to t_max = 1.
 
+A chain of zero terminal SNR ends with beta = 1 and B = infinity. There the score is -x whatever the data are: what a
+network knows of x_0 is in (x + sigma^2 score)/alpha, which has no value at alpha = 0 and loses digits near it. The last
+level is taken at alpha = 2^-12, where the two errors, alpha and float32's rounding over alpha, are alike and 2e-4 of
+x, or at half the alpha of the level before if that is less (3e-5 of the linear chain, an error of 2e-3). They are errors
+of the first estimate of the data, of which a step takes over alpha at its end. The prior is N(0, I) to 1e-7.
+
 References: Ho et al. (2020), "Denoising diffusion probabilistic models", equation 2; Nichol and Dhariwal (2021),
 equation 17 (cosine); Lin et al. (2024), "Common diffusion noise schedules are flawed", algorithm 1 (zero terminal SNR).
 """
@@ -30,6 +36,7 @@ from scoresde.arrays import expand
 from scoresde.sde import SDE
 
 MOST_STEPS = 100_000
+LEAST_ALPHA = 2.0**-12  # of the last level of a chain that ends without signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,31 +44,38 @@ class DiscreteVP(SDE):
     """Variance preserving through given levels: alpha^2 = exp(-B), sigma^2 = 1 - exp(-B), B(t) through ``integrals``.
 
     Args:
-        integrals: B_k = -log(alpha_k^2) of the N levels, positive and increasing, at least 3.
+        integrals: B_k = -log(alpha_k^2) of the N levels, positive and increasing, at least 3; the last may be
+            infinite, a level without signal.
     """
 
     integrals: tuple[float, ...] = dataclasses.field(repr=False)
 
     def _validate(self) -> None:
         steps = np.diff(np.asarray(self.integrals, np.float64), prepend=0.0)
-        if not (3 <= len(steps) <= MOST_STEPS and np.all(np.isfinite(steps)) and np.all(steps > 0)):
+        if not (3 <= len(steps) <= MOST_STEPS and np.all(np.isfinite(steps[:-1])) and np.all(steps > 0)):
             raise ValueError(
-                f"DiscreteVP: integrals must be 3 to {MOST_STEPS} finite numbers that increase from above 0"
+                f"DiscreteVP: integrals must be 3 to {MOST_STEPS} numbers that increase from above 0, all but the last "
+                "finite"
             )
 
+    @property
+    def levels(self) -> int:
+        """N, how many there are: level k + 1 is at time (k + 1)/N."""
+        return len(self.integrals)
+
     def _default_t_min(self) -> float:
-        return float(np.float32(1 / len(self.integrals)))
+        return float(np.float32(1 / self.levels))
 
     def _default_t_max(self) -> float:
         return 1.0
 
     def step(self, t: ArrayLike) -> jax.Array:
         """k = N t - 1, the (real) step of the chain at time t, in [0, N - 1] within [t_min, t_max]."""
-        return len(self.integrals) * jnp.asarray(t, jnp.result_type(float, t)) - 1
+        return self.levels * jnp.asarray(t, jnp.result_type(float, t)) - 1
 
     def _integral(self, t: ArrayLike) -> jax.Array:
         k = self.step(t)
-        i = jnp.clip(jnp.floor(k), 0, len(self.integrals) - 2).astype(int)
+        i = jnp.clip(jnp.floor(k), 0, self.levels - 2).astype(int)
         a, b, c, d = jnp.moveaxis(jnp.asarray(_cubics(self.integrals), k.dtype)[i], -1, 0)
         u = k - i
         return a + u * (b + u * (c + u * d))
@@ -77,6 +91,8 @@ class DiscreteVP(SDE):
 def _cubics(integrals: tuple[float, ...]) -> np.ndarray:
     """(N - 1, 4): the coefficients of B on each interval in powers of k - i."""
     B = np.asarray(integrals, np.float64)
+    if np.isinf(B[-1]):
+        B = np.append(B[:-1], max(-2 * np.log(LEAST_ALPHA), B[-2] + 2 * np.log(2)))
     h = np.diff(B)
     slope = np.concatenate([[1.5 * h[0] - 0.5 * h[1]], 0.5 * (h[:-1] + h[1:]), [1.5 * h[-1] - 0.5 * h[-2]]])
     limit = 3 * np.minimum(np.append(h, h[-1]), np.append(h[0], h))
@@ -111,7 +127,7 @@ def scheduler_sde(config: Mapping[str, Any]) -> DiscreteVP:
 
     Args:
         config: its ``scheduler_config.json``: ``beta_schedule``, ``beta_start``, ``beta_end``, ``num_train_timesteps``,
-            ``trained_betas``, ``rescale_betas_zero_snr``, whose last level, without signal, is left out.
+            ``trained_betas``, of which the last may be 1, ``rescale_betas_zero_snr``, which makes it 1.
 
     Raises:
         ValueError: a schedule that is not known, or numbers that are none.
@@ -127,12 +143,15 @@ def scheduler_sde(config: Mapping[str, Any]) -> DiscreteVP:
     betas = SCHEDULES[config["beta_schedule"]](config, n)
     if config.get("trained_betas") is not None:
         betas = np.asarray(config["trained_betas"], np.float64)
-    if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
-        raise ValueError("betas must be numbers between 0 and 1")
-    integrals = np.cumsum(-np.log1p(-betas))
-    if config.get("rescale_betas_zero_snr"):
-        alpha = np.exp(-0.5 * integrals)
-        integrals = -2 * np.log(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]))[:-1])
+    if betas.ndim != 1 or not np.all(
+        (betas > 0) & (betas < 1) | (betas == 1) & (np.arange(betas.size) == betas.size - 1)
+    ):
+        raise ValueError("betas must be numbers between 0 and 1; the last may be 1")
+    with np.errstate(divide="ignore"):  # a last level without signal: infinity
+        integrals = np.cumsum(-np.log1p(-betas))
+        if config.get("rescale_betas_zero_snr"):
+            alpha = np.exp(-0.5 * integrals)
+            integrals = -2 * np.log((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]))
     return DiscreteVP(tuple(integrals.tolist()))
 
 
