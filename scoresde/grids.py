@@ -172,8 +172,8 @@ def discrete_grid(
         ValueError: n exceeds levels, the first level is below t_min, n = 1 is level 1 alone, or the chosen levels are
             not as above.
     """
-    levels = getattr(sde, "levels", 1000) if levels is None else levels
-    if whole("n", n) > whole("levels", levels):
+    levels = whole("levels", getattr(sde, "levels", 1000) if levels is None else levels)
+    if whole("n", n) > levels:
         raise ValueError(f"n must be at most levels = {levels}, got {n}")
     if sde.t_max / levels < (1 - ROUNDING) * sde.t_min:
         raise ValueError(f"levels must be at most t_max/t_min = {sde.t_max / sde.t_min:.4g} for this SDE, got {levels}")

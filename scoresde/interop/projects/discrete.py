@@ -14,8 +14,8 @@ level that the network has seen, to t_max = 1.
 A chain of zero terminal SNR ends with beta = 1 and B = infinity. There the score is -x whatever the data are: what a
 network knows of x_0 is in (x + sigma^2 score)/alpha, which has no value at alpha = 0 and loses digits near it. The last
 level is taken at alpha = 2^-12, where the two errors, alpha and float32's rounding over alpha, are alike and 2e-4 of
-x, or at half the alpha of the level before if that is less (3e-5 of the linear chain, an error of 2e-3). They are errors
-of the first estimate of the data, of which a step takes over alpha at its end. The prior is N(0, I) to 1e-7.
+x, or at half the alpha of the level before if that is less (3e-5 of the linear chain, an error of 2e-3). These are
+errors of the first estimate of the data, of which a step takes over alpha at its end. The prior is N(0, I) to 1e-7.
 
 References: Ho et al. (2020), "Denoising diffusion probabilistic models", equation 2; Nichol and Dhariwal (2021),
 equation 17 (cosine); Lin et al. (2024), "Common diffusion noise schedules are flawed", algorithm 1 (zero terminal SNR).
