@@ -5,8 +5,8 @@ with every solver, the probability flow, the likelihood and the loss.
 
 What else is known of the examples, an array (B, ...) or a tree of them, joins a score by ``given(score, cond)``. Where
 examples are solved one by one under ``vmap``, x has B = 1 and so have the conditions: each example's row goes with it
-(``each``). For that they must be seen, as leaves of the score's tree: a function of scores that returns
-``jax.tree_util.Partial(function, score, ...)`` shows them, one that closes over its score hides them.
+(``each``). For that they must be seen, as ``Rows`` in the score's tree: a function of scores that returns
+``jax.tree_util.Partial(function, score, rows(weight), ...)`` shows them, one that closes over its score hides them.
 
 Tweedie's formula says what a score knows of the data behind a noisy state x_t = alpha x_0 + sigma eps:
 
@@ -19,6 +19,7 @@ nothing changes the score keeps its bits.
 References: Efron, "Tweedie's formula and selection bias" (2011).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,31 @@ def as_partial(score: Callable[..., Any]) -> Partial:
     return score if isinstance(score, Partial) else Partial(score)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What belongs to the examples, in the tree of a score: arrays (B, ...), or (1, ...) for all of them."""
+
+    value: Any
+
+
+def rows(value: Any) -> Any:
+    """A weight (B,) as ``Rows``; a number as it is."""
+    return Rows(value) if jnp.ndim(value) else value
+
+
+def of_rows(value: Any, x: jax.Array) -> jax.Array:
+    """The other way: a weight as an array (), (1,) or (B,) of the type of ``x`` (B, *event).
+
+    Raises:
+        ValueError: as many weights as x has not examples.
+    """
+    value = jnp.asarray(value.value if isinstance(value, Rows) else value, x.dtype)
+    if value.shape not in ((), (1,), x.shape[:1]):
+        raise ValueError(f"a weight must be a number or an array (B,) with B = {x.shape[0]}, got shape {value.shape}")
+    return value
+
+
 def given(score: Callable[..., jax.Array], cond: Any) -> Partial:
     """The score (x, t) -> score(x, t, cond) of examples of which ``cond`` is known.
 
@@ -53,41 +79,36 @@ def given(score: Callable[..., jax.Array], cond: Any) -> Partial:
     >>> ends.round().tolist()
     [[-2.0], [2.0]]
     """
-    return Partial(_given, cond, as_partial(score))
+    return Partial(_given, Rows(cond), as_partial(score))
 
 
-def _given(cond: Any, score: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
-    return score(x, t, cond)
+def _given(cond: Rows, score: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    return score(x, t, cond.value)
 
 
 def each(score: Partial, batch: int) -> tuple[Partial, Any]:
-    """The score and its axes for ``jax.vmap`` over ``batch`` examples: the rows of its conditions, and nothing else.
+    """The score and its axes for ``jax.vmap`` over ``batch`` examples: what belongs to them, and nothing else.
 
     Raises:
-        ValueError: conditions that are not (B, ...) or (1, ...).
+        ValueError: conditions or weights that are not (B, ...) or (1, ...).
     """
 
-    def rows(leaf: Any) -> jax.Array:
+    def split(leaf: Any) -> jax.Array:
         if jnp.shape(leaf)[:1] not in ((batch,), (1,)):
-            raise ValueError(f"given: cond must be arrays (B, ...) with B = {batch} or 1, got {jnp.shape(leaf)}")
+            raise ValueError(
+                f"what belongs to the examples, a condition or weight, must be arrays (B, ...) with B = {batch} or 1, "
+                f"got {jnp.shape(leaf)}"
+            )
         leaf = jnp.asarray(leaf)
         return jnp.broadcast_to(leaf, (batch, *leaf.shape[1:]))[:, None]
 
-    def conditional(node: Any) -> bool:
-        return isinstance(node, Partial) and node.func is _given
+    def over(part: Callable[[Any], Any]) -> Any:
+        return jax.tree.map(part, score, is_leaf=lambda node: isinstance(node, Rows))
 
-    def over(part: Callable[[Any], Any], tree: Any) -> Any:
-        return jax.tree.map(part, tree, is_leaf=conditional)
-
-    def split(node: Any) -> Any:
-        if not conditional(node):
-            return node
-        return Partial(_given, jax.tree.map(rows, node.args[0]), over(split, node.args[1]))
-
-    def axes(node: Any) -> Any:
-        return Partial(_given, 0, over(axes, node.args[1])) if conditional(node) else None
-
-    return over(split, score), over(axes, score)
+    return (
+        over(lambda node: jax.tree.map(split, node) if isinstance(node, Rows) else node),
+        over(lambda node: Rows(0) if isinstance(node, Rows) else None),
+    )
 
 
 def check_score(value: jax.Array, x: jax.Array) -> jax.Array:

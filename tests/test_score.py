@@ -104,7 +104,7 @@ def test_a_network_with_classes_and_text_goes_through_the_likelihood():
 
 def test_conditions_of_another_batch_are_refused():
     score = ss.given(conditional, {"class": CLASSES[:2]})
-    with pytest.raises(ValueError, match=r"given: cond must be arrays \(B, \.\.\.\) with B = 3 or 1, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"a condition or weight, must be arrays \(B, \.\.\.\) with B = 3 or 1, got"):
         SOLVES["likelihood"](score, 0, 3)
     with pytest.raises(ValueError, match="score must be a function"):
         ss.given(3, CLASSES)

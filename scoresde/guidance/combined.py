@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from scoresde.arrays import expand
 from scoresde.checks import check_sde, weight
-from scoresde.score import Score, as_partial, check_score, tweedie
+from scoresde.score import Rows, Score, as_partial, check_score, of_rows, rows, tweedie
 from scoresde.sde import SDE
 
 
@@ -44,7 +44,7 @@ def product(scores: Sequence[Score], weights: Sequence[ArrayLike]) -> Score:
     kept = [(s, w) for s, w in pairs if not (isinstance(w, float) and w == 0)]
     if not kept:
         raise ValueError("weights must hold one that is not 0")
-    return Partial(_product, tuple(s for s, _ in kept), tuple(w for _, w in kept))
+    return Partial(_product, tuple(s for s, _ in kept), tuple(rows(w) for _, w in kept))
 
 
 def classifier_free(conditional: Score, unconditional: Score, w: ArrayLike) -> Score:
@@ -74,10 +74,10 @@ def classifier_free_batched(score: Callable[..., jax.Array], cond: Any, null: An
     """
     score, w = as_partial(score), weight("w", w)
     if isinstance(w, float) and w == 0:
-        return unconditioned(Partial(_conditioned, score, null))
+        return unconditioned(Partial(_conditioned, score, Rows(null)))
     if isinstance(w, float) and w == 1:
-        return Partial(_conditioned, score, cond)
-    return Partial(_batched, score, cond, null, w)
+        return Partial(_conditioned, score, Rows(cond))
+    return Partial(_batched, score, Rows(cond), Rows(null), rows(w))
 
 
 def autoguidance(score: Score, weaker: Score, w: ArrayLike) -> Score:
@@ -138,7 +138,7 @@ def classifier(
     """
     check_sde(sde)
     guided = _clean_classifier if denoised else _classifier
-    return Partial(guided, sde, *partials(score, log_prob_y), weight("w", w))
+    return Partial(guided, sde, *partials(score, log_prob_y), rows(weight("w", w)))
 
 
 def of_class(log_probs: Callable[..., jax.Array]) -> Partial:
@@ -150,11 +150,11 @@ def of_class(log_probs: Callable[..., jax.Array]) -> Partial:
     return Partial(_of_class, as_partial(log_probs))
 
 
-def weighted(parts: Sequence[tuple[ArrayLike, jax.Array]]) -> jax.Array:
-    """sum_i w_i s_i for w_i numbers or (B,), s_i (B, *event)."""
+def weighted(parts: Sequence[tuple[Any, jax.Array]]) -> jax.Array:
+    """sum_i w_i s_i for w_i numbers, (B,) or ``Rows`` of them, s_i (B, *event)."""
     total = None
     for w, s in parts:
-        term = expand(jnp.asarray(w, s.dtype), s) * s
+        term = expand(of_rows(w, s), s) * s
         total = term if total is None else total + term
     assert total is not None
     return total
@@ -178,16 +178,19 @@ def _for_each(cond: Any, batch: int) -> Any:
     return jax.tree.map(whole, cond)
 
 
-def _conditioned(score: Partial, cond: Any, x: jax.Array, t: jax.Array, other: Any = None) -> jax.Array:
-    return check_score(score(x, t, _for_each(cond if other is None else other, x.shape[0])), x)
+def _conditioned(score: Partial, cond: Rows, x: jax.Array, t: jax.Array, other: Any = None) -> jax.Array:
+    return check_score(score(x, t, _for_each(cond.value if other is None else other, x.shape[0])), x)
 
 
-def _batched(score: Partial, cond: Any, null: Any, w: Any, x: jax.Array, t: jax.Array, other: Any = None) -> jax.Array:
-    cond, null = (_for_each(c, x.shape[0]) for c in (cond if other is None else other, null))
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), cond, null)
+def _batched(
+    score: Partial, cond: Rows, null: Rows, w: Any, x: jax.Array, t: jax.Array, other: Any = None
+) -> jax.Array:
+    pair = (_for_each(c, x.shape[0]) for c in (cond.value if other is None else other, null.value))
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), *pair)
     t, doubled = jnp.asarray(t), jnp.concatenate([x, x])
     times = jnp.concatenate([t, t]) if t.ndim else t
     conditional, unconditional = jnp.split(check_score(score(doubled, times, both), doubled), 2)
+    w = of_rows(w, x)
     return weighted([(1 - w, unconditional), (w, conditional)])
 
 

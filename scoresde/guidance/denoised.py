@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from scoresde.arrays import expand, flatten, is_concrete
 from scoresde.checks import check_sde, positive, share, weight
 from scoresde.guidance.combined import partials, unconditioned, weighted
-from scoresde.score import Score, as_partial, check_score, redirected, tweedie
+from scoresde.score import Score, as_partial, check_score, of_rows, redirected, rows, tweedie
 from scoresde.sde import SDE
 
 
@@ -28,7 +28,7 @@ def rescaled(sde: SDE, guided: Score, conditional: Score, phi: ArrayLike = 0.7) 
         phi: how much, in [0, 1], a number or (B,); 0 changes nothing, the paper takes 0.7.
     """
     check_sde(sde)
-    return Partial(_rescaled, sde, *partials(guided, conditional), share("phi", phi))
+    return Partial(_rescaled, sde, *partials(guided, conditional), rows(share("phi", phi)))
 
 
 def projected(
@@ -56,9 +56,9 @@ def projected(
         radius: greatest Euclidean norm of d in the units of the data; None for none.
     """
     check_sde(sde)
-    radius = None if radius is None else positive("radius", radius)
+    radius = None if radius is None else rows(positive("radius", radius))
     pair = as_partial(conditional), unconditioned(unconditional)
-    return Partial(_projected, sde, *pair, weight("w", w), weight("eta", eta), radius)
+    return Partial(_projected, sde, *pair, rows(weight("w", w)), rows(weight("eta", eta)), radius)
 
 
 def temperature(sde: SDE, score: Score, temperature: ArrayLike, *, sigma_data: float = 1.0) -> Score:
@@ -78,7 +78,7 @@ def temperature(sde: SDE, score: Score, temperature: ArrayLike, *, sigma_data: f
         sigma_data: standard deviation of the data.
     """
     check_sde(sde)
-    values = positive("temperature", temperature), positive("sigma_data", sigma_data)
+    values = rows(positive("temperature", temperature)), rows(positive("sigma_data", sigma_data))
     return Partial(_tempered, sde, as_partial(score), *values)
 
 
@@ -107,6 +107,8 @@ def dynamically_clipped(sde: SDE, score: Score, quantile: float = 0.995, bound: 
     """
     check_sde(sde)
     values = share("quantile", quantile), positive("bound", bound)
+    if any(jnp.ndim(v) for v in values):
+        raise ValueError("quantile and bound must be numbers, one for all examples")
     return Partial(_dynamically_clipped, sde, as_partial(score), *values)
 
 
@@ -116,7 +118,7 @@ def _rescaled(
     (s, data), (_, wanted) = (tweedie(sde, score, x, t, *cond) for score in (guided, conditional))
     tiny = jnp.finfo(x.dtype).tiny
     ratio = jnp.std(flatten(wanted), axis=1) / jnp.maximum(jnp.std(flatten(data), axis=1), tiny)
-    return redirected(sde, s, t, expand(jnp.asarray(phi, x.dtype) * (ratio - 1), x) * data)
+    return redirected(sde, s, t, expand(of_rows(phi, x) * (ratio - 1), x) * data)
 
 
 def _projected(
@@ -131,11 +133,11 @@ def _projected(
     *cond: Any,
 ) -> jax.Array:
     (s, data), (_, other) = (tweedie(sde, score, x, t, *cond) for score in (conditional, unconditional))
-    tiny = jnp.finfo(x.dtype).tiny
+    tiny, w, eta = jnp.finfo(x.dtype).tiny, of_rows(w, x), of_rows(eta, x)
     difference = data - other
     if radius is not None:
         length = jnp.linalg.norm(flatten(difference), axis=1)
-        difference *= expand(jnp.minimum(1, radius / jnp.maximum(length, tiny)), x)
+        difference *= expand(jnp.minimum(1, of_rows(radius, x) / jnp.maximum(length, tiny)), x)
     along = jnp.sum(flatten(difference * data), axis=1) / jnp.maximum(jnp.sum(flatten(data**2), axis=1), tiny)
     parallel = expand(along, x) * data
     return redirected(sde, s, t, weighted([(w - 1, difference - parallel), ((w - 1) * eta, parallel)]))
@@ -144,9 +146,9 @@ def _projected(
 def _tempered(
     sde: SDE, score: Partial, temperature: Any, sigma_data: Any, x: jax.Array, t: jax.Array, *cond: Any
 ) -> jax.Array:
-    data, noise = (sde.alpha(t) * sigma_data) ** 2, sde.variance(t)
+    data, noise = (sde.alpha(t) * of_rows(sigma_data, x)) ** 2, sde.variance(t)
     s = check_score(score(x, t, *cond), x)
-    return expand((data + noise) / (data * jnp.asarray(temperature, x.dtype) + noise), x) * s
+    return expand((data + noise) / (data * of_rows(temperature, x) + noise), x) * s
 
 
 def _clipped(sde: SDE, score: Partial, low: Any, high: Any, x: jax.Array, t: jax.Array, *cond: Any) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from family import assert_moments, float64, name, run_in_numpy, textbook, two_mo
 
 import scoresde as ss
 from scoresde import GaussianMixture, guidance
+from scoresde.score import each
 
 SDES = (ss.VP(), ss.VE(sigma_max=20.0), ss.RectifiedFlow())
 IN_TURN = tuple(pytest.param(s, marks=() if isinstance(s, ss.RectifiedFlow) else pytest.mark.slow) for s in SDES)
@@ -324,3 +326,97 @@ def test_refusals(message, call):
     with pytest.raises(ValueError) as caught:
         call(guidance, lambda x, t: x)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+VP = ss.VP()
+A, B, WHOLE = (m.score(VP) for m in parts())
+GRID = ss.log_snr_grid(VP, 3)
+CLASSED = by_class(VP)
+
+
+def log_prob_y(x, t):
+    return jnp.sum(jnp.sin(x), axis=1)
+
+
+# Every function from scores to a score, of a weight that may belong to the example.
+FUNCTIONS = {
+    "given": lambda w: ss.given(lambda x, t, c: c.reshape(-1, 1) * A(x, t), w if jnp.ndim(w) else jnp.full(1, w)),
+    "product": lambda w: guidance.product((A, B), (w, 1 + w)),
+    "classifier_free": lambda w: guidance.classifier_free(A, WHOLE, w),
+    "classifier_free_batched": lambda w: guidance.classifier_free_batched(
+        CLASSED, (jnp.atleast_1d(w) > 1.2).astype(int), jnp.full(1, -1), w
+    ),
+    "conditional alone": lambda w: guidance.classifier_free_batched(
+        CLASSED, (jnp.atleast_1d(w) > 1.2).astype(int), jnp.full(1, -1), 1
+    ),
+    "autoguidance": lambda w: guidance.autoguidance(A, WHOLE, w),
+    "composed": lambda w: guidance.composed(WHOLE, (A, B), (w, -0.3 * w)),
+    "mixture": lambda w: guidance.mixture(
+        (A, guidance.classifier_free(B, A, w)), lambda x, t: jnp.concatenate([x[:, :1], -x[:, :1]], 1)
+    ),
+    "classifier": lambda w: guidance.classifier(VP, A, log_prob_y, w=w),
+    "classifier of clean data": lambda w: guidance.classifier(VP, A, log_prob_y, w=w, denoised=True),
+    "interval": lambda w: guidance.interval(VP, guidance.classifier_free(A, B, w), A, -4.0, 4.0),
+    "rescaled": lambda w: guidance.rescaled(VP, A, B, w / 9),
+    "projected": lambda w: guidance.projected(VP, A, WHOLE, w, eta=w / 3, radius=w / 5),
+    "temperature": lambda w: guidance.temperature(VP, WHOLE, w, sigma_data=w / 2),
+    "clipped": lambda w: guidance.clipped(VP, guidance.classifier_free(A, B, w)),
+    "dynamically_clipped": lambda w: guidance.dynamically_clipped(VP, guidance.classifier_free(A, B, w)),
+    "cfg_plus_plus": lambda w: guidance.cfg_plus_plus(VP, guidance.classifier_free(A, B, w), B, GRID, 0.6),
+    "panorama": lambda w: ss.editing.panorama(guidance.classifier_free(A, WHOLE, w), (2,), 1),
+    "pigdm": lambda w: ss.inverse.pigdm(VP, guidance.classifier_free(A, B, w), lambda x: x[:, :1], _seen(w), 0.3),
+    "proximal": lambda w: ss.inverse.proximal(VP, guidance.classifier_free(A, B, w), lambda x: x[:, :1], _seen(w), 0.3),
+}
+WEIGHTS = jnp.array([0.5, 1.5, 2.5])
+
+
+def _seen(w):
+    return jnp.atleast_1d(w)[:, None]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_belongs_to_an_example_goes_with_it(function, x64):
+    make, x = FUNCTIONS[function], float64(np.random.default_rng(1).normal(size=(3, 2)))
+
+    @jax.jit
+    def one_by_one(w, x):
+        score, axes = each(make(w), 3)
+        return jax.vmap(lambda score, x: score(x[None], 0.4)[0], in_axes=(axes, 0))(score, x)
+
+    one = jax.jit(lambda w, x: make(w)(x, 0.4))
+    alone = [one(w, x[i : i + 1])[0] for i, w in enumerate(WEIGHTS)]
+    np.testing.assert_allclose(one_by_one(WEIGHTS, x), alone, rtol=1e-5, atol=1e-6)
+
+
+SOLVES = {
+    "integrate": lambda score, x: ss.integrate(KEY, score, ss.ddim(VP, GRID), x),
+    "flow": lambda score, x: ss.probability_flow(VP, score, x, 0.8, 0.4, steps=1, solver=diffrax.Heun()).x,
+    "likelihood": lambda score, x: (
+        ss.log_likelihood(KEY, VP, score, x, steps=1, divergence=ss.exact_divergence, solver=diffrax.Heun()).log_prob
+    ),
+    "table likelihood": lambda score, x: (
+        ss.table_log_likelihood(KEY, VP, score, x, GRID, divergence=ss.exact_divergence, estimate_error=False).log_prob
+    ),
+}
+
+
+@pytest.mark.parametrize("solve", SOLVES)
+@pytest.mark.parametrize(
+    "function",
+    [f if f == "classifier_free" else pytest.param(f, marks=pytest.mark.slow) for f in FUNCTIONS],
+)
+def test_what_belongs_to_an_example_goes_through_every_solve(function, solve):
+    make, solve = FUNCTIONS[function], SOLVES[solve]
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)), jnp.float32)
+    alone = [solve(make(w), x[i : i + 1])[0] for i, w in enumerate(WEIGHTS)]
+    np.testing.assert_allclose(solve(make(WEIGHTS), x), alone, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_of_another_number_of_examples_are_refused():
+    for make in (lambda w: guidance.classifier_free(A, B, w), lambda w: guidance.temperature(VP, A, w)):
+        with pytest.raises(ValueError, match=r"a weight must be a number or .* with B = 2, got shape \(3,\)"):
+            make(WEIGHTS)(jnp.ones((2, 2)), 0.5)
+        with pytest.raises(ValueError, match="a condition or weight, must be .* with B = 2 or 1, got"):
+            ss.probability_flow(VP, make(WEIGHTS), jnp.ones((2, 2)), 0.8, 0.4)
+    with pytest.raises(ValueError, match="quantile and bound must be numbers"):
+        guidance.dynamically_clipped(VP, A, jnp.array([0.9, 0.8]))
