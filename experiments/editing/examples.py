@@ -9,8 +9,8 @@ from experiments.cli.errors import InputError
 from experiments.data.arrays import Options, existing, read_npz
 from experiments.data.dataset import Data
 from experiments.data.images import read_image
+from experiments.data.labels import class_of
 from experiments.models.saved import Opened
-from experiments.models.solvers import check_class
 
 
 def chosen(flags: Any, data: Data) -> tuple[np.ndarray, list[int], np.ndarray | None]:
@@ -56,27 +56,26 @@ def _given(path: Path, data: Data) -> np.ndarray:
     return x
 
 
-def of_direction(flags: Any, data: Data) -> tuple[np.ndarray, np.ndarray]:
+def of_direction(flags: Any, named: dict[str, int | None], data: Data) -> tuple[np.ndarray, np.ndarray]:
     """Training examples in raw units, drawn by --seed, half of each kind, and which of them have --attribute."""
     labels, rng = data.train_labels, np.random.default_rng(flags.seed)
     assert labels is not None
-    others = labels != flags.attribute if flags.against is None else labels == flags.against
-    pools = np.flatnonzero(labels == flags.attribute), np.flatnonzero(others)
+    others = labels != named["attribute"] if named["against"] is None else labels == named["against"]
+    pools = np.flatnonzero(labels == named["attribute"]), np.flatnonzero(others)
     rows = [rng.choice(pool, min(len(pool), flags.latents // 2), replace=False) for pool in pools]
     order = np.sort(np.concatenate(rows))
     return data.train[order], np.isin(order, rows[0])
 
 
-def check_classes(flags: Any, opened: Opened, data: Data) -> None:
-    """Raise InputError unless the model and the data know the classes that the flags speak of."""
+def classes_of(flags: Any, opened: Opened, data: Data) -> dict[str, int | None]:
+    """The classes that --label, --attribute and --against name, or an InputError."""
     if flags.label is not None and opened.config.objective.condition == "none":
         raise InputError(f"{flags.checkpoint} knows no classes: drop --label, or train with --condition class")
     if flags.guidance != 1 and flags.label is None:
         raise InputError("--guidance is the weight of --label: give it too")
-    count = (data.labels and data.labels.classes) or 0
-    if flags.edit == "direction" and not count:
+    if flags.edit == "direction" and not (data.labels and data.labels.classes):
         raise InputError(f"--edit direction needs data with classes; {data.name} has none")
-    for name in ("label", "attribute", "against"):
-        check_class(name, getattr(flags, name), count, data.name)
     if flags.attribute is not None and flags.attribute == flags.against:
         raise InputError(f"--attribute and --against must be two classes, got {flags.attribute} twice")
+    flagged = ("label", "attribute", "against")
+    return {name: class_of(name, getattr(flags, name), data.labels, data.name) for name in flagged}

@@ -93,27 +93,6 @@ def test_moments_do_not_depend_on_the_blocks(monkeypatch, masked):
         assert (moments.low, moments.high) == (np.nanmin(kept), np.nanmax(kept)) and not moments.whole
 
 
-def test_labels_are_classes_words_or_real_numbers(tmp_path):
-    x, file = RNG.normal(size=(30, 2)), tmp_path / "a.npz"
-    order = np.random.default_rng(0).permutation(30)
-    words = np.array(["cat", "ant", "dog"] * 10)
-    for labels, kind, coded in (
-        (np.arange(30) % 3, (3, None), np.arange(30) % 3),
-        (words, (3, ("ant", "cat", "dog")), np.array([1, 0, 2] * 10)),
-        (np.linspace(0, 1, 30), (None, None), np.linspace(0, 1, 30).astype("f4")),
-        (np.eye(30)[:, :4], (None, None), np.eye(30)[:, :4]),
-    ):
-        data = load(npz(file, x=x, labels=labels))
-        assert data.labels == kind
-        np.testing.assert_array_equal(np.concatenate([data.train_labels, data.held_out_labels]), coded[order])
-        assert data.train_labels.dtype == (np.float32 if kind[0] is None else np.int32)
-        assert ("3 classes" if kind[0] else "real labels") in data.describe()
-    refused(npz(file, x=x, labels=np.arange(29)), r"labels of shape \(29,\) for 30 .*examples; give one each")
-    refused(npz(file, x=x, labels=np.arange(30) - 1), "label -1 is negative")
-    refused(npz(file, x=x, labels=np.full(30, np.nan)), "finite real numbers")
-    refused(npz(file, train=x, test=x, train_labels=words), "labels for one of `train` and `test` only")
-
-
 def test_folders_are_classes_where_no_list_says_otherwise(tmp_path):
     pixels = {f"{word}/{i}.png": RNG.integers(0, 256, (4, 4, 3), np.uint8) for word in ("cat", "ant") for i in range(6)}
     for name, image in pixels.items():

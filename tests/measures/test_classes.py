@@ -1,6 +1,7 @@
 """Models that know classes: with the exact score of each class likelihood, samples and classifier are exact."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -128,6 +129,28 @@ def test_data_without_classes_are_refused(tmp_path):
     save_run(tmp_path / "run")
     flags = sample.Flags(checkpoint=tmp_path / "run", out=tmp_path / "x.npz", label=3)
     with pytest.raises(InputError, match="knows no classes: drop --label"):
+        sample.program(flags, None)
+
+
+def test_files_of_samples_hold_their_labels_by_name(tmp_path):
+    """As an array or as dataset.json, and both are read back as labelled data with the same classes."""
+    from rich.console import Console
+
+    rng, words = np.random.default_rng(0), np.array(["c10", "china", "c9"])
+    labels = words[np.arange(60) % 3]
+    np.savez(tmp_path / "a.npz", x=rng.integers(0, 256, (60, 4, 4, 1), np.uint8), labels=labels)
+    save_run(tmp_path / "run", f"npz:{tmp_path / 'a.npz'}", condition="class", network="mlp")
+    for out, kind, label in (("x.npz", "npz", None), ("x", "images", None), ("y.npz", "npz", "china")):
+        flags = {"checkpoint": tmp_path / "run", "out": tmp_path / out, "n": 12, "label": label, "evaluations": 2}
+        sample.program(sample.Flags(**flags), Console(quiet=True))
+        found, drawn = load(f"{kind}:{tmp_path / out}"), np.array(["c9", "c10", "china"])[np.arange(12) % 3]
+        drawn = drawn if label is None else np.full(12, label)
+        told = np.concatenate([found.train_labels, found.held_out_labels])
+        order = np.random.default_rng(0).permutation(12)
+        assert np.array(found.labels.words)[told].tolist() == drawn[order].tolist()
+        assert json.loads((tmp_path / f"{out}.json").read_text())["plan"]["label"] == (None if label is None else 2)
+    flags = sample.Flags(checkpoint=tmp_path / "run", out=tmp_path / "z.npz", label="chna")
+    with pytest.raises(InputError, match="--label must be one of the 3 classes of .*, c9, c10, china; .*mean china"):
         sample.program(flags, None)
 
 
