@@ -48,7 +48,8 @@ READERS: dict[str, Callable[[str, Options], Raw]] = {
 TABLES = ("csv", "parquet")
 READS = dict.fromkeys(("columns", "drop_columns", "test_mask", "split", "missing"), TABLES) | {
     "window": ("audio",),
-    "in_memory_gib": ("images", "npy"),
+    "channels": ("npz", "npy"),
+    "in_memory_gib": ("images", "npy", "npz", "idx", "audio"),
 }
 
 

@@ -313,7 +313,8 @@ def test_cifar_archives(tmp_path, monkeypatch, form):
     data = load("cifar10", data_dir=tmp_path)
     np.testing.assert_array_equal(data.train, np.concatenate([images for _, images in batches[:5]]))
     np.testing.assert_array_equal(data.held_out, batches[5][1])
-    np.testing.assert_array_equal(data.train_labels, np.concatenate([labels for labels, _ in batches[:5]]))
+    told = np.array(data.labels.words)[data.train_labels].astype(int)
+    np.testing.assert_array_equal(told, np.concatenate([labels for labels, _ in batches[:5]]))
     if form == "binary":
         cifar_archive(path, form, batches[:5])
         refused("cifar10", "lacks test_batch.bin", data_dir=tmp_path)
@@ -393,10 +394,6 @@ def test_npz_names(tmp_path):
     refused(f"npz:{file}", r"train has examples of shape \(3,\), test of \(2,\)")
     np.savez(file, train=x, test=(y > 0))
     refused(f"npz:{file}", "train is float64 and test is bool")
-    np.savez(file, x=np.array([object()] * 20))
-    refused(f"npz:{file}", "cannot be read .*Object arrays")
-    file.write_bytes(file.read_bytes()[:40])
-    refused(f"npz:{file}", "cannot be read")
 
 
 def test_levels_of_arrays(tmp_path):
