@@ -5,10 +5,10 @@
 Sample i depends on (seed, i) alone: not on the batch size, the number of devices or restarts (rounding apart). A job
 that was stopped or killed continues when the same command is given again. Where ``--out`` leads:
 
-    FILE.npz    ``arr_0`` (n, *event) in the units of the data: uint8 (n, height, width, channels) for images; of a model
-                that knows classes ``labels`` (n,) too
-    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them (``experiments.distance``), the
-                labels in dataset.json
+    FILE.npz    ``arr_0`` (n, *event) in the units of the data: uint8 (n, height, width, channels) for images; and
+                ``labels`` (n,) of a model that knows classes
+    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them (``experiments.distance``);
+                their labels in dataset.json
     FILE.png    one picture: a grid of images, or the points or curves
 
 and beside it the manifest (FILE.npz.json): which parameters, solver, grid, evaluations, seed, versions and command.

@@ -25,7 +25,12 @@ READ_ERRORS = (
     *(OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError, SyntaxError),
     *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
-PACKAGES = {"PIL.Image": "pillow", "sklearn.datasets": "scikit-learn", "pyarrow.parquet": "pyarrow"}
+PACKAGES = {
+    "PIL.Image": "pillow",
+    "PIL.ImageOps": "pillow",
+    "sklearn.datasets": "scikit-learn",
+    "pyarrow.parquet": "pyarrow",
+}
 LARGE = ("pyarrow", "datasets")  # too heavy for an extra that everybody installs
 BLOCK_BYTES = 2**24
 WIDE = 8  # channels beyond which an axis may be one of space
@@ -50,6 +55,12 @@ class Options:
     """audio: samples of one example."""
     channels: Channels = "last"
     """npz, npy: which axis of an example are its channels; none adds one, to grey images stored as (n, 28, 28)."""
+    size: int | None = None
+    """images: cut each to its middle square and resize it to so many pixels a side."""
+    alpha: Literal["white", "black", "drop"] = "white"
+    """images: what transparent pixels lie over, or drop to take their colours as if they were opaque."""
+    rate: int | None = None
+    """audio: samples a second to which files of other rates are resampled."""
     in_memory_gib: float = 2.0
     """images, npy: a larger training part is streamed from disk. npz, idx, audio: larger data are refused."""
 

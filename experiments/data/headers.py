@@ -16,7 +16,9 @@ READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 def check_fits(size: int, where: str | Path, most_gib: float, advice: str = "raise it if you have the memory") -> None:
     """Raise InputError for more bytes than --in-memory-gib allows."""
     if size > most_gib * GIB:
-        raise InputError(f"{where} takes {size / GIB:.3g} GiB of memory, more than --in-memory-gib {most_gib:g}; {advice}")
+        raise InputError(
+            f"{where} takes {size / GIB:.3g} GiB of memory, more than --in-memory-gib {most_gib:g}; {advice}"
+        )
 
 
 def check_array(file: IO[bytes], size: int, where: str | Path) -> int:

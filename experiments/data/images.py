@@ -1,14 +1,14 @@
-"""8-bit images of one size from a folder (searched deeply) or a zip: (n, height, width, channels), 256 levels.
+"""Images of one size from a folder (searched deeply) or a zip: (n, height, width, channels) of 256 levels, or 16 bits.
 
-Labels come from `dataset.json`, {"labels": [[file, label], ...]}, the layout of EDM; without that file, where every
-image lies in a folder and there are several folders, their names are the classes.
+All headers are read before any image is decoded. Labels come from `dataset.json`, {"labels": [[file, label], ...]}, the
+layout of EDM; without that file, where every image lies in a folder and there are several folders, their names are the
+classes.
 """
 
-import io
 import json
 import os
-import zipfile
-from collections.abc import Callable
+import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,81 +16,138 @@ import numpy as np
 
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Options, Raw, Rows, existing, reading, required
+from experiments.data.headers import GIB
+from experiments.data.listing import File, folders, listing
+from experiments.data.pictures import Head, decoded, head
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-Files = dict[str, Callable[[], bytes]]
+MOST_VALUES = 2**24
+"""In one example, whatever the network."""
+BYTES_A_PIXEL = 16  # at most, while a picture is decoded, turned and freed of its alpha
 
 
 def read_images(name: str | Path, options: Options) -> Raw:
     """The images in the order of their names, decoded by one thread a core; streamed from disk where they are many."""
-    path = existing(name, folder=True)
+    path, side = existing(name, folder=True), options.size
+    if side is not None and side < 1:
+        raise InputError(f"--size must be at least 1, got {side}")
     with reading(path):
-        files = _listing(path)
-        names = sorted(n for n in files if n.lower().endswith(SUFFIXES) and "__MACOSX" not in n)
+        found = listing(path)
+        names, hidden = found.ending(SUFFIXES)
         if not names:
-            raise InputError(f"{path} holds no images ({' '.join(SUFFIXES[:3])} ...)")
-        labels = _labels(path, files, names)
-    first = _image(files[names[0]], f"{path}/{names[0]}")
-    pool = ThreadPoolExecutor(os.cpu_count())
+            raise InputError(
+                f"{path} holds no images ({' '.join(SUFFIXES[:3])} ...)" + (f"; {hidden}" if hidden else "")
+            )
+        labels, listed = _labels(path, found.files, names)
+    files = [found.files[name] for name in names]
+    heads = heads_of(files, [f"{path}/{found.top}{name}" for name in names])
+    shape = _shape(heads, side, names[0])
+    largest = max(one.size[0] * one.size[1] for one in heads) * BYTES_A_PIXEL
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, GIB // largest)))
 
     def one(row: int) -> np.ndarray:
-        image = _image(files[names[row]], f"{path}/{names[row]}")
-        if image.shape != first.shape:
+        pixels = decoded(files[row], heads[row], options.alpha, side)
+        if pixels.shape != shape:
             raise InputError(
-                f"{path}/{names[row]} has shape {image.shape}, but {names[0]} has {first.shape}; "
-                "resize or convert them all alike"
+                f"{heads[row].where} has shape {pixels.shape}, but its header said {shape}: it has changed"
             )
-        return image
+        return pixels
 
     def read(rows: np.ndarray) -> np.ndarray:
         return np.stack(list(pool.map(one, rows.tolist())))
 
-    rows = Rows(read, np.arange(len(names)), first.shape, np.uint8)
-    large = len(names) * first.size > options.in_memory_gib * 2**30
-    return Raw(rows if large else rows.load(), levels=256, train_labels=labels)
+    deep = heads[0].kind == "I"
+    rows = Rows(read, np.arange(len(names)), shape, np.uint16 if deep else np.uint8)
+    large = len(names) * int(np.prod(shape)) * rows.dtype.itemsize > options.in_memory_gib * GIB
+    notes = [note for note in (hidden, listed, *_said(heads, options)) if note]
+    return Raw(rows if large else rows.load(), levels=None if deep else 256, train_labels=labels, note="; ".join(notes))
 
 
 def read_image(path: Path) -> np.ndarray:
-    """One image file, uint8 (height, width, channels)."""
-    return _image(path.read_bytes, str(path))
+    """One image file, (height, width, channels)."""
+    file = File(lambda: path.open("rb"), path.stat().st_size)
+    (known,) = heads_of([file], [str(path)])
+    return decoded(file, known, Options().alpha, None)
 
 
-def _listing(path: Path) -> Files:
-    """Every file by its name from the root, as a function that reads it; an archive stays open."""
-    if path.is_dir():
-        return {p.relative_to(path).as_posix(): p.read_bytes for p in path.rglob("*") if p.is_file()}
-    archive = zipfile.ZipFile(path)
-    return {i.filename: lambda i=i: archive.read(i) for i in archive.infolist() if not i.is_dir()}
-
-
-def _labels(path: Path, files: Files, names: list[str]) -> np.ndarray | None:
-    if "dataset.json" not in files:
-        folders = [n.rpartition("/")[0] for n in names]
-        return np.array(folders) if "" not in folders and 1 < len(set(folders)) < len(names) else None
-    listed = json.loads(files["dataset.json"]()).get("labels")
-    if not listed:
-        return None
-    label = dict(listed)
-    if absent := next((n for n in names if n not in label), None):
-        raise InputError(f"{path}/dataset.json has no label for {absent}; label every image, or none")
-    if foreign := next((n for n in label if n not in files), None):
-        raise InputError(f"{path}/dataset.json labels {foreign}, which is not there; remove it from the list")
-    try:
-        return np.array([label[n] for n in names])
-    except ValueError:
-        raise InputError(f"{path}/dataset.json: labels differ in length; give numbers or vectors of one size") from None
-
-
-def _image(read: Callable[[], bytes], where: str) -> np.ndarray:
+def heads_of(files: list[File], places: list[str]) -> list[Head]:
+    """The headers of all files."""
     pillow = required("PIL.Image", "reading images")
-    with reading(where):
-        try:
-            picture = pillow.open(io.BytesIO(read()))
-            if picture.mode == "P" and "transparency" not in picture.info:
-                picture = picture.convert("RGB")
-            mode, pixels = picture.mode, np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-        except SyntaxError as error:
-            raise ValueError(str(error)) from None
-    if mode not in ("1", "L", "RGB"):
-        raise InputError(f"{where} has mode {mode}; expected 8-bit grey or RGB: convert it")
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("error", pillow.DecompressionBombWarning)
+        return list(pool.map(head, files, places))
+
+
+def _shape(heads: list[Head], side: int | None, name: str) -> tuple[int, int, int]:
+    """The shape of every example; `name` is what a message calls the first."""
+    first = heads[0]
+    for one in heads:
+        if one.kind != first.kind:
+            kinds = [{"L": "grey", "I": "grey of 16 bits", "RGB": "colour"}[k.kind] for k in (one, first)]
+            raise InputError(f"{one.where} is {kinds[0]}, but {name} is {kinds[1]}; convert them all alike")
+        if side is None and one.size != first.size:
+            sizes = len({one.size for one in heads})
+            raise InputError(
+                f"{one.where} has shape {one.shape}, but {name} has {first.shape}, and there are {sizes} sizes; "
+                "convert them all alike, or use --size 64, which cuts each to its middle square and resizes it"
+            )
+    shape = first.shape if side is None else (side, side, first.shape[2])
+    if np.prod(shape) > MOST_VALUES:
+        raise InputError(f"{first.where} has shape {shape}, more than {MOST_VALUES:,} values an example; use --size 64")
+    return shape
+
+
+def _said(heads: list[Head], options: Options) -> list[str]:
+    """What was done to the images, a line each."""
+    notes, sizes = [], {one.size for one in heads}
+    if (side := options.size) is not None and sizes != {(side, side)}:
+        small = sum(min(one.size) < side for one in heads)
+        of = f"{len(sizes)} sizes" if len(sizes) > 1 else "{}x{}".format(*heads[0].size)
+        changed = sum(one.size != (side, side) for one in heads)
+        larger = f", {small} of them enlarged" if small else ""
+        notes.append(
+            f"{changed} of {len(heads)} images of {of} cut to their middle and resized to {side}x{side}{larger}"
+        )
+    counts = {
+        f"alpha {'dropped' if options.alpha == 'drop' else f'over {options.alpha}'}": [one.alpha for one in heads],
+        "turned as their EXIF says": [one.turned for one in heads],
+        "only their first frame or page": [one.frames > 1 for one in heads],
+        "CMYK made RGB": [one.mode == "CMYK" for one in heads],
+    }
+    return notes + [f"{what}: {sum(which)} of {len(heads)} images" for what, which in counts.items() if any(which)]
+
+
+def _labels(path: Path, files: dict[str, File], names: list[str]) -> tuple[np.ndarray | None, str]:
+    """Labels of the images, by dataset.json or by their folders, and a note."""
+    place, form = f"{path}/dataset.json", 'expected {"labels": [[file, label], ...]}'
+    if "dataset.json" not in files:
+        deeper = next((name for name in files if name.endswith("/dataset.json")), None)
+        return folders(names), f"{deeper} not read: it is not beside all images" if deeper else ""
+    content = json.loads(files["dataset.json"].read())
+    listed = content.get("labels") if isinstance(content, dict) else content
+    if isinstance(content, dict) and not listed:
+        return None, "no labels in dataset.json"
+    pairs = list(listed.items()) if isinstance(listed, dict) else listed
+    if not isinstance(content, dict) or not isinstance(pairs, list):
+        raise InputError(f"{place} is of another form; {form}")
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise InputError(f"{place} has the entry {json.dumps(pair)[:60]}; {form}")
+    label = dict(pairs)
+    if len(label) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise InputError(f"{place} labels {twice} twice; keep one")
+    if absent := next((n for n in names if n not in label), None):
+        raise InputError(f"{place} has no label for {absent}; label every image, or none")
+    if foreign := next((n for n in label if n not in files), None):
+        raise InputError(f"{place} labels {foreign}, which is not there; remove it from the list")
+    values = [label[n] for n in names]
+    if len({isinstance(value, str) for value in values}) > 1:
+        raise InputError(f"{place}: labels must be numbers, words or vectors, all of one kind")
+    try:
+        found = np.array(values)
+    except ValueError:
+        raise InputError(f"{place}: labels differ in length; give numbers or vectors of one size") from None
+    if found.dtype.kind not in "buifU":
+        raise InputError(f"{place}: labels must be numbers, words or vectors, all of one kind")
+    return found, ""

@@ -69,8 +69,8 @@ def check_taught(labels: Labels, train_labels: np.ndarray | None, name: str) -> 
     if lacking := np.flatnonzero(np.bincount(train_labels, minlength=labels.classes) == 0).tolist():
         listed = ", ".join(labels.words[i] for i in lacking[:SHOWN]) + (", ..." if len(lacking) > SHOWN else "")
         raise InputError(
-            f"{name}: no training example of {len(lacking)} of its {labels.classes} classes ({listed}), which a network "
-            "that knows classes needs: leave them out, or give more examples"
+            f"{name}: no training example of {len(lacking)} of its {labels.classes} classes ({listed}), which networks "
+            "that know classes need: leave them out, or give more examples"
         )
 
 
@@ -134,6 +134,14 @@ def _natural(word: str) -> tuple[list[Any], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", word))], word
 
 
+def _place(word: str, words: tuple[str, ...]) -> int | None:
+    """The class of that name, or of a folder that was called by all those above it too."""
+    if word in words:
+        return words.index(word)
+    longer = [i for i, known in enumerate(words) if known.endswith(f"/{word}")]
+    return longer[0] if len(longer) == 1 else None
+
+
 def as_recorded(raw: Raw, kind: Labels | None, known: Labels | None) -> tuple[Raw, Labels | None]:
     """Labels of `code` in the classes that an earlier reading of these data, or of others like them, knew.
 
@@ -141,10 +149,13 @@ def as_recorded(raw: Raw, kind: Labels | None, known: Labels | None) -> tuple[Ra
     """
     if kind is None or known is None:
         return raw._replace(train_labels=None, held_out_labels=None), None
-    if kind.classes is None or (known.classes is not None and not set(kind.words) <= set(known.words)):
+    if kind.classes is None:
         return raw, kind
     if known.classes is not None:
-        now = np.array([known.words.index(word) for word in kind.words], np.int32)
+        places = [_place(word, known.words) for word in kind.words]
+        if None in places:
+            return raw, kind
+        now = np.array(places, np.int32)
     elif kind.values(np.zeros(0, int)).dtype.kind in "iu":
         now = kind.values(np.arange(kind.classes)).astype(np.float32)
     else:

@@ -49,6 +49,9 @@ TABLES = ("csv", "parquet")
 READS = dict.fromkeys(("columns", "drop_columns", "test_mask", "split", "missing"), TABLES) | {
     "window": ("audio",),
     "channels": ("npz", "npy"),
+    "size": ("images",),
+    "alpha": ("images",),
+    "rate": ("audio",),
     "in_memory_gib": ("images", "npy", "npz", "idx", "audio"),
 }
 

@@ -106,7 +106,9 @@ def examples(opened: Opened, *, spec: str | None = None, data_dir: Path | None =
     if data.labels is not None and data.labels != known and (own or config.objective.condition == "class"):
         foreign = [word for word in data.labels.words if known is None or word not in known.words]
         others = f"the classes {', '.join(foreign[:SHOWN])}" if foreign else data.labels.describe()
-        raise InputError(f"{data.name} has {others}, which the run did not know: {known.describe() if known else 'no labels'}")
+        raise InputError(
+            f"{data.name} has {others}, which the run did not know: {known.describe() if known else 'no labels'}"
+        )
     return data
 
 

@@ -142,7 +142,7 @@ def test_a_class_without_a_training_example_is_refused_where_classes_are_learned
     np.savez(tmp_path / "a.npz", train=X, test=X, y_train=THREE, y_test=THREE + 1)
     data = load(f"npz:{tmp_path / 'a.npz'}")
     for flags in ({"condition": "class"}, {"target": "class"}):
-        with pytest.raises(InputError, match=r"no training example of 1 of its 4 classes \(3\), which a network"):
+        with pytest.raises(InputError, match=r"no training example of 1 of its 4 classes \(3\), which networks"):
             build(Config.of(data=data.name, steps=1, **flags).resolve(data), data)
     assert build(Config.of(data=data.name, steps=1).resolve(data), data)
 

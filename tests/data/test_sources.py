@@ -93,26 +93,6 @@ def test_moments_do_not_depend_on_the_blocks(monkeypatch, masked):
         assert (moments.low, moments.high) == (np.nanmin(kept), np.nanmax(kept)) and not moments.whole
 
 
-def test_folders_are_classes_where_no_list_says_otherwise(tmp_path):
-    pixels = {f"{word}/{i}.png": RNG.integers(0, 256, (4, 4, 3), np.uint8) for word in ("cat", "ant") for i in range(6)}
-    for name, image in pixels.items():
-        picture(tmp_path / "p" / name, image)
-    data = load(f"images:{tmp_path / 'p'}")
-    assert data.labels == (2, ("ant", "cat")) and data.train_labels is not None
-    known = {image.tobytes(): name.startswith("cat") for name, image in pixels.items()}
-    assert [known[image.tobytes()] for image in data.train] == data.train_labels.tolist()
-    listed = tmp_path / "p" / "dataset.json"
-    listed.write_text('{"labels": null}')
-    assert load(f"images:{tmp_path / 'p'}").labels is None
-    for change, words in (
-        (lambda labels: labels[1:], r"dataset.json has no label for cat/0.png; label every image"),
-        (lambda labels: [*labels, ["x.png", 0]], r"dataset.json labels x.png, which is not there"),
-        (lambda labels: [*labels[:-1], [labels[-1][0], [1, 2]]], "labels differ in length"),
-    ):
-        listed.write_text(json.dumps({"labels": change([[name, 0] for name in pixels])}))
-        refused(f"images:{tmp_path / 'p'}", words)
-
-
 @pytest.mark.parametrize("kind", ["images", "zip", "uint8", "int64", "float64", "whole floats"])
 def test_data_left_on_disk_are_the_data_in_memory(tmp_path, kind):
     """The same split, moments, levels, labels and examples; only where the examples lie differs."""
@@ -293,7 +273,7 @@ def test_every_option_is_a_flag():
     from experiments.models.flags import Config
 
     assert Config().options == Options()
-    changed = Options(7, "a", "b", "c", 3, "mask", 1.0)
+    changed = Options(columns="a", missing="mask", split=3, window=7, channels="none", size=8, alpha="drop", rate=9)
     assert Config.of(**dataclasses.asdict(changed)).options == changed
     with pytest.raises(InputError, match=r"--flip is for images; the examples of mixture have shape \(2,\)"):
         Config.of(data="mixture", flip=True).resolve(load("mixture"))
