@@ -173,6 +173,22 @@ def test_any_idx_file_with_its_labels(tmp_path, code, dtype, packed):
     refused(spec, "labels of shape .19,. for 20 .*examples")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_by_their_headers(tmp_path, packed):
+    """Sizes that are not there, or are beyond the bound, are refused before anything is read."""
+    file = tmp_path / ("a-idx3-ubyte" + ".gz" * packed)
+    for shape, rest, words in (
+        ((2**31, 2**31, 2**31), b"", "takes 9.22e.18 GiB of memory, more than --in-memory-gib 0.01"),
+        ((20, 1000, 1000), bytes(2 * 10**7), "takes 0.0186 GiB of memory, more than --in-memory-gib 0.01; raise it"),
+        ((20, 3, 3), bytes(100), r"holds 100 values, its header says \[20, 3, 3\]"),
+        ((20, 3, 3), bytes(200), r"holds more than 180 values, its header says \[20, 3, 3\]"),
+        ((20, 3), b"", r"holds 0 values, its header says \[20, 3\]; fetch it again"),
+    ):
+        content = bytes([0, 0, 8, 3]) + np.array(shape, ">u4").tobytes() + rest
+        file.write_bytes(gzip.compress(content) if packed else content)
+        refused(f"idx:{file}", words, in_memory_gib=0.01)
+
+
 class Feature:
     def __init__(self, dtype="", names=()):
         self.dtype, self.names = dtype, names
