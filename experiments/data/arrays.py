@@ -56,13 +56,13 @@ class Options:
     channels: Channels = "last"
     """npz, npy: which axis of an example are its channels; none adds one, to grey images stored as (n, 28, 28)."""
     size: int | None = None
-    """images: cut each to its middle square and resize it to so many pixels a side."""
+    """images, hf: cut each to its middle square and resize it to so many pixels a side."""
     alpha: Literal["white", "black", "drop"] = "white"
-    """images: what transparent pixels lie over, or drop to take their colours as if they were opaque."""
+    """images, hf: what transparent pixels lie over, or drop to take their colours as if they were opaque."""
     rate: int | None = None
     """audio: samples a second to which files of other rates are resampled."""
     in_memory_gib: float = 2.0
-    """images, npy: a larger training part is streamed from disk. npz, idx, audio: larger data are refused."""
+    """images, npy: a larger training part is streamed from disk. npz, idx, audio, hf: larger data are refused."""
 
 
 class Rows:

@@ -45,10 +45,10 @@ def read_audio(name: str, options: Options) -> Raw:
     windows, names, short, changed = [], [], 0, 0
     for file, (this_rate, samples) in zip(files, waves, strict=True):
         if samples.dtype != dtype or (this_rate != rate and wanted is None):
-            raise InputError(
-                f"{path}/{found.top}{file} has {this_rate} Hz {samples.dtype} samples, but {files[0]} has {waves[0][0]} "
-                f"Hz {dtype}; " + ("use --rate 8000" if samples.dtype == dtype else "convert them all alike")
-            )
+            advice = "use --rate 8000" if samples.dtype == dtype else "convert them all alike"
+            first = f"{files[0]} has {waves[0][0]} Hz {dtype}"
+            place = f"{path}/{found.top}{file}"
+            raise InputError(f"{place} has {this_rate} Hz {samples.dtype} samples, but {first}; {advice}")
         if this_rate != rate:
             changed += 1
             samples = _resampled(samples, this_rate, rate, f"{path}/{found.top}{file}")

@@ -41,7 +41,7 @@ def read_images(name: str | Path, options: Options) -> Raw:
         labels, listed = _labels(path, found.files, names)
     files = [found.files[name] for name in names]
     heads = heads_of(files, [f"{path}/{found.top}{name}" for name in names])
-    shape = _shape(heads, side, names[0])
+    shape = shape_of(heads, side, names[0])
     largest = max(one.size[0] * one.size[1] for one in heads) * BYTES_A_PIXEL
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, GIB // largest)))
 
@@ -59,7 +59,7 @@ def read_images(name: str | Path, options: Options) -> Raw:
     deep = heads[0].kind == "I"
     rows = Rows(read, np.arange(len(names)), shape, np.uint16 if deep else np.uint8)
     large = len(names) * int(np.prod(shape)) * rows.dtype.itemsize > options.in_memory_gib * GIB
-    notes = [note for note in (hidden, listed, *_said(heads, options)) if note]
+    notes = [note for note in (hidden, listed, *said_of(heads, options)) if note]
     return Raw(rows if large else rows.load(), levels=None if deep else 256, train_labels=labels, note="; ".join(notes))
 
 
@@ -78,7 +78,7 @@ def heads_of(files: list[File], places: list[str]) -> list[Head]:
         return list(pool.map(head, files, places))
 
 
-def _shape(heads: list[Head], side: int | None, name: str) -> tuple[int, int, int]:
+def shape_of(heads: list[Head], side: int | None, name: str) -> tuple[int, int, int]:
     """The shape of every example; `name` is what a message calls the first."""
     first = heads[0]
     for one in heads:
@@ -97,7 +97,7 @@ def _shape(heads: list[Head], side: int | None, name: str) -> tuple[int, int, in
     return shape
 
 
-def _said(heads: list[Head], options: Options) -> list[str]:
+def said_of(heads: list[Head], options: Options) -> list[str]:
     """What was done to the images, a line each."""
     notes, sizes = [], {one.size for one in heads}
     if (side := options.size) is not None and sizes != {(side, side)}:

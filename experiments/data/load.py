@@ -49,10 +49,10 @@ TABLES = ("csv", "parquet")
 READS = dict.fromkeys(("columns", "drop_columns", "test_mask", "split", "missing"), TABLES) | {
     "window": ("audio",),
     "channels": ("npz", "npy"),
-    "size": ("images",),
-    "alpha": ("images",),
+    "size": ("images", "hf"),
+    "alpha": ("images", "hf"),
     "rate": ("audio",),
-    "in_memory_gib": ("images", "npy", "npz", "idx", "audio"),
+    "in_memory_gib": ("images", "npy", "npz", "idx", "audio", "hf"),
 }
 
 

@@ -49,7 +49,12 @@ def head(file: File, where: str) -> Head:
     if file.size > MOST_BYTES:
         raise InputError(f"{where} has {file.size >> 20} MiB, more than the {MOST_BYTES >> 20} of a picture's file")
     with reading(where), file.open() as stream:
-        picture = _opened(stream)
+        return described(_opened(stream), where)
+
+
+def described(picture: Any, where: str) -> Head:
+    """What an open picture of Pillow is, from its header; InputError as for `head`."""
+    with reading(where):
         (width, height), mode = picture.size, picture.mode
         if width * height > MOST_PIXELS:
             raise InputError(
@@ -60,7 +65,7 @@ def head(file: File, where: str) -> Head:
         turn = picture.getexif().get(ORIENTATION, 1) if picture.format != "PNG" or "exif" in picture.info else 1
         if 5 <= turn <= 8 and picture.format != "TIFF":  # whose size Pillow gives upright
             width, height = height, width
-        for tile in picture.tile:
+        for tile in getattr(picture, "tile", ()):
             _check_depth(tile, mode, where)
         frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
         alpha = mode[-1] in "Aa" or "transparency" in picture.info
@@ -68,11 +73,17 @@ def head(file: File, where: str) -> Head:
 
 
 def decoded(file: File, known: Head, alpha: Alpha, side: int | None) -> np.ndarray:
+    """The pixels of a picture, as `pixels_of` gives them."""
+    with reading(known.where), file.open() as stream:
+        return pixels_of(_opened(stream), known, alpha, side)
+
+
+def pixels_of(picture: Any, known: Head, alpha: Alpha, side: int | None) -> np.ndarray:
     """The pixels of a picture (height, width, channels), uint8 or uint16, cut to its middle and resized to `side`."""
     operations, where = required("PIL.ImageOps", "reading images"), known.where
     pillow = required("PIL.Image", "reading images")
-    with reading(where), file.open() as stream:
-        picture = operations.exif_transpose(_opened(stream))
+    with reading(where):
+        picture = operations.exif_transpose(picture)
         if known.alpha:
             picture = _opaque(pillow, picture, known.kind, alpha)
         picture = picture.convert(known.kind) if picture.mode != known.kind else picture

@@ -115,9 +115,9 @@ def test_files_of_other_rates_are_resampled(tmp_path, kind, rates):
     for i in range(12):
         rate = rates[i % 3]
         tone = top * np.sin(2 * np.pi * (300 + 50 * i) * np.arange(rate // 4) / rate)
-        levels = np.rint(tone).astype(int)
-        content = {"8 bits": lambda: pcm(levels + 128, 1, rate), "16 bits": lambda: pcm(levels, 2, rate)}
-        write(tmp_path / "s", {f"{i:02d}.wav": content.get(kind, lambda: floats(tone, rate))()})
+        whole = np.rint(tone).astype(int)
+        content = pcm(whole + 128, 1, rate) if kind == "8 bits" else pcm(whole, 2, rate)
+        write(tmp_path / "s", {f"{i:02d}.wav": floats(tone, rate) if kind == "floats" else content})
     refused(tmp_path / "s", "01.wav has 8000 Hz .* samples, but 00.wav has .* Hz .*; use --rate 8000", window=2000)
     data = load(f"audio:{tmp_path / 's'}", options=Options(window=2000, rate=8000))
     assert data.note == "8000 Hz, windows of 2000 samples, 8 of 12 files resampled to 8000 Hz"
@@ -148,9 +148,7 @@ def test_sound_is_known_by_its_size_before_it_is_read(tmp_path):
     with tarfile.open(tmp_path / "s.tar.xz", "w:xz") as archive:
         archive.add(source, ".")
     for place in (source, tmp_path / "s.zip", tmp_path / "s.tar.xz"):
-        refused(
-            place, r"takes [1-9.]+e-05 GiB of memory, more than --in-memory-gib 1e-05; raise it", in_memory_gib=1e-5
-        )
+        refused(place, r"takes [1-9.]+e-05 GiB of memory, more than --in-memory-gib 1e-05;", in_memory_gib=1e-5)
         refused(place, "takes 0.0335 GiB of memory", in_memory_gib=1e-3, rate=8_000_000)
 
 

@@ -225,6 +225,8 @@ def hub(monkeypatch):
 
 
 def test_sets_of_the_hub(hub):
+    from PIL import Image
+
     module, put = hub
     images = RNG.integers(0, 256, (30, 4, 4), np.uint8)
     rows = [{"image": image, "label": i % 3} for i, image in enumerate(images)]
@@ -236,7 +238,14 @@ def test_sets_of_the_hub(hub):
     assert data.levels == 256 and data.labels == (3, ("x", "y", "z"))
     rows[7] = {"image": images[7][:3], "label": 0}
     put(features, train=rows)
-    refused("hf:a/b", r"hf:a/b train row 7 holds an image \(3, 4, 1\) of uint8")
+    refused("hf:a/b", r"hf:a/b train row 7 has shape \(3, 4, 1\), but row 0 has \(4, 4, 1\), and there are 2 sizes")
+    refused("hf:a/b", "hf:a/b train takes 4.47e-07 GiB of memory", in_memory_gib=1e-9, size=4)
+    data = load("hf:a/b", options=Options(size=4))
+    assert data.note == "train: 1 of 30 images of 2 sizes cut to their middle and resized to 4x4, 1 of them enlarged"
+    clear = [{"image": Image.merge("LA", [Image.fromarray(v)] * 2), "label": 0} for v in images]
+    put(features, train=clear[:20], test=clear[20:])
+    np.testing.assert_array_equal(load("hf:a/b", options=Options(alpha="drop")).held_out[..., 0], images[20:])
+    assert load("hf:a/b").note == "train: alpha over white: 20 of 20 images; test: alpha over white: 10 of 10 images"
     numbers = RNG.normal(size=(30, 2)).tolist()
     put(
         {"name": module.Value("string"), "u": module.Value("float64"), "v": module.Value("float32")},

@@ -350,7 +350,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
         ([missing, "out", "--raw"], "missing all_modules.2.bias"),
         (
             ["run", "out"],
-            "run is a run of this project, .* use python -m experiments.export --checkpoint run --out out",
+            "run is a run of this project, .* experiments.export --checkpoint run --out out",
         ),
         (["run/checkpoint", "out"], "use python -m experiments.export --checkpoint run/checkpoint"),
         ([good], "DEST"),
