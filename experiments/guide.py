@@ -209,7 +209,9 @@ def write(flags: Flags, about: dict[str, Any], found: Arrays, judge: Judge) -> N
     """The folder, all but the manifest."""
     weights, figures, real = flags.values(), list(about["weights"].values()), about["real"]
     flags.out.mkdir(parents=True, exist_ok=True)
-    write_arrays(flags.out / "samples.npz", found | {"classes": judge.classes})
+    labels = judge.data.labels
+    classes = judge.classes if labels is None else labels.values(judge.classes)
+    write_arrays(flags.out / "samples.npz", found | {"classes": classes})
     heads = dict(zip((f"w = {w:g}" for w in weights), found.values(), strict=True))
     notes = [_note(f) for f in (*figures, real)]
     sheet = guide_figures.sheet(heads, notes, about["classes"], judge.real, judge.data.levels)

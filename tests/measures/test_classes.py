@@ -15,6 +15,7 @@ import scoresde as ss
 from experiments import run, sample
 from experiments.cli.errors import InputError
 from experiments.data.load import load
+from experiments.figures import run_figures
 from experiments.measures import classes, likelihoods
 from experiments.measures.jobs import Work
 from experiments.models.build import build
@@ -154,6 +155,16 @@ def test_files_of_samples_hold_their_labels_by_name(tmp_path):
         sample.program(flags, None)
 
 
+def test_sheets_name_their_rows():
+    rng = np.random.default_rng(0)
+    report = {"data": {"event_shape": [4, 4, 1], "levels": 17}, "classes": {"weights": ["1"], "names": ["china", "b"]}}
+    found = {"classes_1": rng.integers(0, 17, (2, 3, 4, 4, 1)), "real": rng.integers(0, 17, (5, 4, 4, 1))}
+    texts = {text.get_text(): text.get_position()[1] for text in run_figures.classes(report, found).texts}
+    assert texts["china"] > texts["b"] and "Guidance 1" in texts
+    del report["classes"]["names"]  # as runs of before have none
+    assert "china" not in {text.get_text() for text in run_figures.classes(report, found).texts}
+
+
 @pytest.mark.slow
 def test_a_conditional_run_from_training_to_samples(tmp_path, monkeypatch):
     """On digits: a report with the three figures and its picture; then samples of one class, guided."""
@@ -164,6 +175,9 @@ def test_a_conditional_run_from_training_to_samples(tmp_path, monkeypatch):
     report = run.run(Config.of(condition="class", workdir=tmp_path / "run", likelihood_repeats=1, **few), console)
     assert report["classes"]["classifier"]["examples"] == 20 and report["classes"]["weights"] == ["1", "3"]
     assert (tmp_path / "run" / "figures" / "classes.png").stat().st_size > 2000
+    assert report["classes"]["names"] == list(map(str, range(10)))
+    with np.load(tmp_path / "run" / "arrays.npz") as stored:
+        assert stored["labels_of_samples"].shape == (20,)
     assert "## Classes" in (tmp_path / "run" / "report.md").read_text()
     flags = sample.Flags(
         checkpoint=tmp_path / "run", out=tmp_path / "x.npz", n=8, label=3, guidance=2.0, evaluations=10
