@@ -340,8 +340,9 @@ print(load.load(f"csv:{folder / 'gaps.csv'}", options=load.Options(missing="mask
 #
 # `npy:FILE` and `npz:FILE` take arrays `(n, ...)`: unsigned integers are levels and give bits per dimension, floats are
 # measurements and give nats. An `.npz` may hold `train` and `test`, with `train_labels` and `test_labels`, or `x`, `y`.
-# `images:FOLDER` takes pictures of one size (any with `--size 64`), in folders whose names are their classes if there are
-# several, or beside a `dataset.json`; a zip will do as well. With classes, `--condition class` learns the score of each.
+# `images:FOLDER` takes pictures of one size (any with `--size 64`), in folders whose names are their classes if there
+# are several, or beside a `dataset.json`; a zip will do as well. With classes, `--condition class` learns the score of
+# each.
 # `--dry-run` says what would be done and stops.
 
 # %%
