@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from experiments.cli.errors import InputError
+from experiments.data.channels import Channels, channels_last, layout
 from experiments.data.headers import GIB, check_archive, check_array
 
 READ_ERRORS = (
@@ -33,8 +34,6 @@ PACKAGES = {
 }
 LARGE = ("pyarrow", "datasets")  # too heavy for an extra that everybody installs
 BLOCK_BYTES = 2**24
-WIDE = 8  # channels beyond which an axis may be one of space
-Channels = Literal["last", "first", "none"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def read_npy(name: str, options: Options) -> Raw:
         stored = np.load(path, mmap_mode="r" if size > options.in_memory_gib * GIB else None, allow_pickle=False)
     if not isinstance(stored, np.memmap):
         values = channels_last(checked(stored, str(path)), how, str(path))
-        return Raw(values, levels=_levels(stored), note=_layout(values, how))
+        return Raw(values, levels=_levels(stored), note=layout(values, how))
     first = channels_last(checked(stored[:1], str(path)), how, str(path))
     dtype = np.float32 if stored.dtype.kind == "f" else np.uint8 if stored.dtype.itemsize == 1 else np.uint16
 
@@ -208,7 +207,7 @@ def read_npy(name: str, options: Options) -> Raw:
         return channels_last(checked(np.asarray(stored[rows]), str(path), rows), how, str(path))
 
     rows = Rows(read, np.arange(len(stored)), first.shape[1:], dtype)
-    return Raw(rows, levels=_bytes(stored), note=_layout(rows, how))
+    return Raw(rows, levels=_bytes(stored), note=layout(rows, how))
 
 
 PARTS = {"train": "test", "x_train": "x_test", "train_images": "test_images", "x": "", "X": "", "images": ""}
@@ -250,27 +249,8 @@ def read_npz(name: str, options: Options) -> Raw:
     test = (values[1], labels[1]) if len(values) == 2 else (None, None)
     left = [n for n in names if n not in used]
     said = [f"read: {', '.join(used)}"] + [f"not read: {', '.join(left)}"] * bool(left) if len(names) > 1 else []
-    note = "; ".join([*said, *filter(None, [_layout(values[0], how)])])
+    note = "; ".join([*said, *filter(None, [layout(values[0], how)])])
     return Raw(values[0], test[0], max(levels) or None, labels[0], test[1], note=note)
-
-
-def channels_last(values: np.ndarray, how: Channels, where: str) -> np.ndarray:
-    """Examples (n, *event) whose last axis are channels, whatever they were stored as."""
-    if how == "last":
-        return values
-    if values.ndim < 3:
-        raise InputError(f"--channels {how}: {where} has examples of shape {values.shape[1:]}, which have no such axes")
-    return values[..., None] if how == "none" else np.moveaxis(values, 1, -1)
-
-
-def _layout(values: Examples, how: Channels) -> str:
-    """What is said where the last axis of examples may not be that of the channels."""
-    *space, channels = event = values.shape[1:]
-    if how != "last" or len(event) < 2 or channels < WIDE:
-        return ""
-    advice = "first if they stand first" if len(event) > 2 and event[0] < WIDE else "none if they are of one channel"
-    shapes = ["x".join(map(str, shape)) for shape in (event, space)]
-    return f"examples {shapes[0]} are read as {shapes[1]} positions of {channels} channels (--channels {advice})"
 
 
 def _bytes(values: np.ndarray) -> int | None:

@@ -7,6 +7,7 @@ file after its last whole window is left out. Windows of one file are not indepe
 Files of another rate than `--rate` pass a polyphase filter (``scipy.signal.resample_poly``); levels are rounded again.
 """
 
+import contextlib
 import io
 import math
 import struct
@@ -33,8 +34,7 @@ def read_audio(name: str, options: Options) -> Raw:
     for flag, value in (("window", size), ("rate", wanted)):
         if value is not None and value < 1:
             raise InputError(f"--{flag} must be at least 1, got {value}")
-    with reading(path):
-        found = listing(path, tar=(".wav",), most_gib=options.in_memory_gib)
+    with reading(path), contextlib.closing(listing(path, tar=(".wav",), most_gib=options.in_memory_gib)) as found:
         files, hidden = found.ending((".wav",))
         if not files:
             raise InputError(f"{path} holds no WAV files" + (f"; {hidden}" if hidden else ""))

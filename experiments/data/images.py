@@ -16,23 +16,40 @@ import numpy as np
 
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Options, Raw, Rows, existing, reading, required
-from experiments.data.headers import GIB
-from experiments.data.listing import File, folders, listing
+from experiments.data.headers import GIB, check_fits
+from experiments.data.listing import File, Listing, folders, listing
 from experiments.data.pictures import Head, decoded, head
+from experiments.data.statistics import MOST_HELD_OUT
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-MOST_VALUES = 2**24
+MOST_VALUES = 2**22
 """In one example, whatever the network."""
+MOST_RATIO, FROM = 500, GIB // 4
+"""Of bytes of pixels, where they are more than FROM, to those of the files: beyond it nearly all have one value."""
 BYTES_A_PIXEL = 16  # at most, while a picture is decoded, turned and freed of its alpha
 
 
 def read_images(name: str | Path, options: Options) -> Raw:
     """The images in the order of their names, decoded by one thread a core; streamed from disk where they are many."""
-    path, side = existing(name, folder=True), options.size
-    if side is not None and side < 1:
-        raise InputError(f"--size must be at least 1, got {side}")
+    path = existing(name, folder=True)
+    if options.size is not None and options.size < 1:
+        raise InputError(f"--size must be at least 1, got {options.size}")
     with reading(path):
         found = listing(path)
+    streamed = False
+    try:
+        raw = _read(path, found, options)
+        streamed = isinstance(raw.train, Rows)
+        return raw
+    finally:
+        if not streamed:
+            found.close()
+
+
+def _read(path: Path, found: Listing, options: Options) -> Raw:
+    """The images of a folder or an open zip, which must stay open where they are streamed."""
+    side = options.size
+    with reading(path):
         names, hidden = found.ending(SUFFIXES)
         if not names:
             raise InputError(
@@ -58,7 +75,17 @@ def read_images(name: str | Path, options: Options) -> Raw:
 
     deep = heads[0].kind == "I"
     rows = Rows(read, np.arange(len(names)), shape, np.uint16 if deep else np.uint8)
-    large = len(names) * int(np.prod(shape)) * rows.dtype.itemsize > options.in_memory_gib * GIB
+    size = int(np.prod(shape)) * rows.dtype.itemsize
+    whole, stored = len(names) * size, sum(file.size for file in files)
+    large = whole > options.in_memory_gib * GIB
+    if large:
+        held_out = min(len(names) // 10, MOST_HELD_OUT)
+        check_fits(
+            held_out * size, f"{path}: holding out {held_out} images", max(options.in_memory_gib, Options.in_memory_gib)
+        )
+    if whole > max(FROM, MOST_RATIO * stored):
+        of = f"{stored:,} bytes of images become {whole / GIB:.3g} GiB, more than {MOST_RATIO} times as many"
+        raise InputError(f"{path}: {of}, so that nearly all pixels have one value; is it what you mean?")
     notes = [note for note in (hidden, listed, *said_of(heads, options)) if note]
     return Raw(rows if large else rows.load(), levels=None if deep else 256, train_labels=labels, note="; ".join(notes))
 

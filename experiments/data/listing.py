@@ -41,6 +41,12 @@ class Listing(NamedTuple):
     """Files and folders (with / at their end) that were left out."""
     top: str
     """What all names began with, which is gone from them."""
+    archive: zipfile.ZipFile | None
+
+    def close(self) -> None:
+        """No file can be read any more."""
+        if self.archive is not None:
+            self.archive.close()
 
     def ending(self, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
         """The names that end so, sorted, and a note on what was hidden."""
@@ -57,6 +63,7 @@ def listing(path: Path, *, tar: tuple[str, ...] = (), most_gib: float = 0) -> Li
         ValueError: it is none of these.
         InputError: a link leads nowhere or in a circle; the files of a tar are larger than `most_gib`.
     """
+    archive = None
     if path.is_dir():
         found = _folder(path)
     elif zipfile.is_zipfile(path):
@@ -79,7 +86,7 @@ def listing(path: Path, *, tar: tuple[str, ...] = (), most_gib: float = 0) -> Li
             hidden.append("/".join(parts[: at + 1]) + "/" * (at + 1 < len(parts)))
     top = os.path.commonprefix([name.rpartition("/")[0] + "/" for name in files if "/" in name])
     top = top[: top.rfind("/") + 1] if all("/" in name for name in files) else ""
-    return Listing({name[len(top) :]: file for name, file in files.items()}, sorted(set(hidden)), top)
+    return Listing({name[len(top) :]: file for name, file in files.items()}, sorted(set(hidden)), top, archive)
 
 
 def folders(names: list[str]) -> np.ndarray | None:
