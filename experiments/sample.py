@@ -15,6 +15,7 @@ and beside it the manifest (FILE.npz.json): which parameters, solver, grid, eval
 """
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from rich.console import Console
 import scoresde as ss
 from experiments.cli import commands
 from experiments.cli.errors import InputError
-from experiments.cli.writing import write_arrays, write_json, write_pictures
+from experiments.cli.writing import write_arrays, write_atomically, write_pictures
 from experiments.figures import panels, run_figures
 from experiments.measures.inputs import of_model
 from experiments.measures.jobs import Work, carry_out
@@ -68,7 +69,7 @@ def _write(out: Path, samples: np.ndarray, levels: int | None, labels: np.ndarra
         write_pictures(out, panels.pixels(samples, *run_figures.scale(samples, levels)))
         if labels is not None:
             listed = [[f"{i:06d}.png", label] for i, label in enumerate(labels.tolist())]
-            write_json(out / "dataset.json", {"labels": listed})
+            write_atomically(out / "dataset.json", json.dumps({"labels": listed}) + "\n")
 
 
 def _classes(flags: Flags, opened: Opened, label: int | None) -> np.ndarray | None:

@@ -36,6 +36,8 @@ def check_array(file: IO[bytes], size: int, where: str | Path) -> int:
     shape, _, dtype = READERS[version](file)
     if dtype.hasobject:
         raise InputError(f"{where} holds Python objects, which are not opened; store numbers, or words of fixed length")
+    if dtype == np.dtype("V2"):
+        raise InputError(f"{where} holds values of two bytes without a type, as bfloat16 is stored; store float32")
     promised, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=0) < 0 or promised > there:
         raise InputError(

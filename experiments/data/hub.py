@@ -63,11 +63,15 @@ def read_hub(name: str, options: Options) -> Raw:
 
 def _images(part: Any, key: str, where: str, options: Options) -> tuple[np.ndarray, list[str]]:
     """Images of one size, and what was done to them."""
-    heads = [described(_picture(example[key]), f"{where} row {row}") for row, example in enumerate(part)]
-    shape = shape_of(heads, options.size, "row 0")
+    names = [f"row {row}" for row in range(len(part))]
+    heads = [described(_picture(e[key]), f"{where} {name}") for e, name in zip(part, names, strict=True)]
+    shape = shape_of(heads, names, f"{where} ", options.size)
     check_fits(len(heads) * int(np.prod(shape)), where, options.in_memory_gib)
-    rows = (pixels_of(_picture(e[key]), head, options.alpha, options.size) for e, head in zip(part, heads, strict=True))
-    return np.stack(list(rows)), said_of(heads, options)
+    rows = [
+        pixels_of(_picture(example[key]), f"{where} {name}", known, options.alpha, options.size)
+        for example, name, known in zip(part, names, heads, strict=True)
+    ]
+    return np.stack(rows), said_of(heads, options)
 
 
 def _picture(example: Any) -> Any:

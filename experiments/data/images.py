@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Options, Raw, Rows, existing, reading, required
@@ -26,6 +28,7 @@ MOST_VALUES = 2**22
 """In one example, whatever the network."""
 MOST_RATIO, FROM = 500, GIB // 4
 """Of bytes of pixels, where they are more than FROM, to those of the files: beyond it nearly all have one value."""
+AT_ONCE = 4096  # headers
 BYTES_A_PIXEL = 16  # at most, while a picture is decoded, turned and freed of its alpha
 
 
@@ -57,17 +60,16 @@ def _read(path: Path, found: Listing, options: Options) -> Raw:
             )
         labels, listed = _labels(path, found.files, names)
     files = [found.files[name] for name in names]
-    heads = heads_of(files, [f"{path}/{found.top}{name}" for name in names])
-    shape = shape_of(heads, side, names[0])
+    heads = heads_of(files, names, f"{path}/{found.top}")
+    shape = shape_of(heads, names, f"{path}/{found.top}", side)
     largest = max(one.size[0] * one.size[1] for one in heads) * BYTES_A_PIXEL
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, GIB // largest)))
 
     def one(row: int) -> np.ndarray:
-        pixels = decoded(files[row], heads[row], options.alpha, side)
+        where = f"{path}/{found.top}{names[row]}"
+        pixels = decoded(files[row], where, heads[row], options.alpha, side)
         if pixels.shape != shape:
-            raise InputError(
-                f"{heads[row].where} has shape {pixels.shape}, but its header said {shape}: it has changed"
-            )
+            raise InputError(f"{where} has shape {pixels.shape}, but its header said {shape}: it has changed")
         return pixels
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -93,34 +95,43 @@ def _read(path: Path, found: Listing, options: Options) -> Raw:
 def read_image(path: Path) -> np.ndarray:
     """One image file, (height, width, channels)."""
     file = File(lambda: path.open("rb"), path.stat().st_size)
-    (known,) = heads_of([file], [str(path)])
-    return decoded(file, known, Options().alpha, None)
+    return decoded(file, str(path), head(file, str(path)), Options().alpha, None)
 
 
-def heads_of(files: list[File], places: list[str]) -> list[Head]:
-    """The headers of all files."""
-    pillow = required("PIL.Image", "reading images")
+def heads_of(files: list[File], names: list[str], place: str) -> list[Head]:
+    """The headers of all files, which messages call by their names after `place`."""
+    pillow, known, found = required("PIL.Image", "reading images"), dict[Head, Head](), list[Head]()
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("error", pillow.DecompressionBombWarning)
-        return list(pool.map(head, files, places))
+        for i in track(
+            range(0, len(files), AT_ONCE),
+            f"headers of {place}",
+            console=Console(stderr=True),
+            transient=True,
+            disable=len(files) <= AT_ONCE,
+        ):
+            some = slice(i, i + AT_ONCE)
+            heads = pool.map(head, files[some], [place + name for name in names[some]])
+            found += [known.setdefault(one, one) for one in heads]
+    return found
 
 
-def shape_of(heads: list[Head], side: int | None, name: str) -> tuple[int, int, int]:
-    """The shape of every example; `name` is what a message calls the first."""
-    first = heads[0]
-    for one in heads:
+def shape_of(heads: list[Head], names: list[str], place: str, side: int | None) -> tuple[int, int, int]:
+    """The shape of every example."""
+    first, name = heads[0], names[0]
+    for one, this in zip(heads, names, strict=True):
         if one.kind != first.kind:
             kinds = [{"L": "grey", "I": "grey of 16 bits", "RGB": "colour"}[k.kind] for k in (one, first)]
-            raise InputError(f"{one.where} is {kinds[0]}, but {name} is {kinds[1]}; convert them all alike")
+            raise InputError(f"{place}{this} is {kinds[0]}, but {name} is {kinds[1]}; convert them all alike")
         if side is None and one.size != first.size:
             sizes = len({one.size for one in heads})
             raise InputError(
-                f"{one.where} has shape {one.shape}, but {name} has {first.shape}, and there are {sizes} sizes; "
+                f"{place}{this} has shape {one.shape}, but {name} has {first.shape}, and there are {sizes} sizes; "
                 "convert them all alike, or use --size 64, which cuts each to its middle square and resizes it"
             )
     shape = first.shape if side is None else (side, side, first.shape[2])
     if np.prod(shape) > MOST_VALUES:
-        raise InputError(f"{first.where} has shape {shape}, more than {MOST_VALUES:,} values an example; use --size 64")
+        raise InputError(f"{place}{name} has shape {shape}, more than {MOST_VALUES:,} values an example; use --size 64")
     return shape
 
 

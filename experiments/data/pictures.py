@@ -29,7 +29,6 @@ ORIENTATION = 0x0112
 class Head(NamedTuple):
     """What is known of a picture before it is decoded."""
 
-    where: str
     kind: str
     """L, I (16 bits of grey) or RGB."""
     size: tuple[int, int]
@@ -69,19 +68,18 @@ def described(picture: Any, where: str) -> Head:
             _check_depth(tile, mode, where)
         frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
         alpha = mode[-1] in "Aa" or "transparency" in picture.info
-        return Head(where, KINDS[mode], (height, width), mode, alpha, 2 <= turn <= 8, frames)
+        return Head(KINDS[mode], (height, width), mode, alpha, 2 <= turn <= 8, frames)
 
 
-def decoded(file: File, known: Head, alpha: Alpha, side: int | None) -> np.ndarray:
+def decoded(file: File, where: str, known: Head, alpha: Alpha, side: int | None) -> np.ndarray:
     """The pixels of a picture, as `pixels_of` gives them."""
-    with reading(known.where), file.open() as stream:
-        return pixels_of(_opened(stream), known, alpha, side)
+    with reading(where), file.open() as stream:
+        return pixels_of(_opened(stream), where, known, alpha, side)
 
 
-def pixels_of(picture: Any, known: Head, alpha: Alpha, side: int | None) -> np.ndarray:
+def pixels_of(picture: Any, where: str, known: Head, alpha: Alpha, side: int | None) -> np.ndarray:
     """The pixels of a picture (height, width, channels), uint8 or uint16, cut to its middle and resized to `side`."""
-    operations, where = required("PIL.ImageOps", "reading images"), known.where
-    pillow = required("PIL.Image", "reading images")
+    operations, pillow = (required(name, "reading images") for name in ("PIL.ImageOps", "PIL.Image"))
     with reading(where):
         picture = operations.exif_transpose(picture)
         if known.alpha:

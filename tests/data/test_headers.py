@@ -53,6 +53,7 @@ def whole(values):
         (whole(X)[:-1], "480 bytes, but 479 follow"),
         (whole(np.array([object()] * 20)), "holds Python objects, which are not opened"),
         (header((20,), "|O") + b"cos\nsystem\n(S'false'\ntR.", "holds Python objects, which are not opened"),
+        (header((20, 3), "|V2") + bytes(120), "two bytes without a type, as bfloat16 is stored; store float32"),
         (b"PNG and more", "cannot be read .*no array of NumPy|cannot be read"),
         (b"", "cannot be read"),
         (b"\x93NUMPY\x09\x00" + bytes(100), r"cannot be read \(version \(9, 0\)"),
