@@ -44,7 +44,8 @@ def _given(path: Path, data: Data) -> np.ndarray:
     if path.suffix == ".png":
         if data.levels is None:
             raise InputError(f"--input {path}: {data.name} are measurements, not levels: give an .npz")
-        x = np.round(read_image(existing(path))[None] * (top / 255)).astype(data.train.dtype)
+        x = read_image(existing(path))[None]
+        x = np.round(x * (top / 255)).astype(data.train.dtype) if x.dtype == np.uint8 else x
     elif path.suffix == ".npz":
         x = np.asarray(read_npz(str(path), Options()).train)
     else:
