@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.cli.errors import InputError
 from experiments.data.channels import Channels, channels_last, layout
-from experiments.data.headers import GIB, check_archive, check_array
+from experiments.data.headers import archive_of, array_of, check_archive
 
 READ_ERRORS = (
     *(OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError, SyntaxError),
@@ -191,12 +191,10 @@ def checked(values: np.ndarray, where: str, rows: np.ndarray | None = None) -> n
 def read_npy(name: str, options: Options) -> Raw:
     """One array of a .npy file, mapped into memory and left on disk where it is large."""
     path, how = existing(name), options.channels
-    with reading(path), path.open("rb") as file:
-        if file.read(2) == b"PK":
+    with reading(path):
+        if _start(path).startswith(b"PK"):
             raise InputError(f"{path} is an archive of arrays; use npz:{path}")
-        file.seek(0)
-        size = check_array(file, path.stat().st_size, path)
-        stored = np.load(path, mmap_mode="r" if size > options.in_memory_gib * GIB else None, allow_pickle=False)
+        stored = array_of(path, options.in_memory_gib, mapped=True)
     if not isinstance(stored, np.memmap):
         values = channels_last(checked(stored, str(path)), how, str(path))
         return Raw(values, levels=_levels(stored), note=layout(values, how))
@@ -218,23 +216,20 @@ LABELS = (("train_labels", "labels", "label", "y_train", "y", "Y"), ("test_label
 def read_npz(name: str, options: Options) -> Raw:
     """`train` (and `test`), `x` or another name of PARTS, or the only array of a .npz file, with labels of LABELS."""
     path, how = existing(name), options.channels
-    with reading(path), path.open("rb") as file:
-        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+    with reading(path):
+        if _start(path) == np.lib.format.MAGIC_PREFIX:
             raise InputError(f"{path} is a single array; use npy:{path}")
-        if not zipfile.is_zipfile(file):
-            raise ValueError("no zip of arrays")
-        file.seek(0)
-        archive = np.load(file, allow_pickle=False)
-        names = archive.files
-        alone = [n for n in names if n not in (*LABELS[0], *LABELS[1])] if len(names) > 1 else names
-        first = next((n for n in PARTS if n in names), alone[0] if len(alone) == 1 else None)
-        if first is None:
-            raise InputError(f"{path} holds the arrays {names}; expected `train` (and `test`), `x`, or just one")
-        parts = [n for n in (first, PARTS.get(first)) if n in names]
-        tags = [next((t for t in LABELS[k] if t in names and t not in parts), None) for k in range(len(parts))]
-        used = [*parts, *(tag for tag in tags if tag)]
-        check_archive(archive, used, path, options.in_memory_gib)
-        arrays, labels = [archive[n] for n in parts], [archive[tag] if tag else None for tag in tags]
+        with archive_of(path) as archive:
+            names = archive.files
+            alone = [n for n in names if n not in (*LABELS[0], *LABELS[1])] if len(names) > 1 else names
+            first = next((n for n in PARTS if n in names), alone[0] if len(alone) == 1 else None)
+            if first is None:
+                raise InputError(f"{path} holds the arrays {names}; expected `train` (and `test`), `x`, or just one")
+            parts = [n for n in (first, PARTS.get(first)) if n in names]
+            tags = [next((t for t in LABELS[k] if t in names and t not in parts), None) for k in range(len(parts))]
+            used = [*parts, *(tag for tag in tags if tag)]
+            check_archive(archive, used, path, options.in_memory_gib)
+            arrays, labels = [archive[n] for n in parts], [archive[tag] if tag else None for tag in tags]
     values = [channels_last(checked(a, w := f"{path} [{n}]"), how, w) for n, a in zip(parts, arrays, strict=True)]
     if len(values) == 2 and values[0].shape[1:] != values[1].shape[1:]:
         shapes = [v.shape[1:] for v in values]
@@ -251,6 +246,11 @@ def read_npz(name: str, options: Options) -> Raw:
     said = [f"read: {', '.join(used)}"] + [f"not read: {', '.join(left)}"] * bool(left) if len(names) > 1 else []
     note = "; ".join([*said, *filter(None, [layout(values[0], how)])])
     return Raw(values[0], test[0], max(levels) or None, labels[0], test[1], note=note)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(6)
 
 
 def _bytes(values: np.ndarray) -> int | None:

@@ -1,7 +1,9 @@
 """What the header of a NumPy file promises, compared with what follows it and with a bound before anything is read."""
 
+import contextlib
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +46,24 @@ def check_array(file: IO[bytes], size: int, where: str | Path) -> int:
             f"{where}: its header promises the shape {shape}, {promised} bytes, but {there} follow; is it complete?"
         )
     return promised
+
+
+def array_of(path: Path, most_gib: float, *, mapped: bool = False) -> np.ndarray:
+    """The array in a .npy, left on disk where it is larger than the bound and may be `mapped`, else refused there."""
+    with path.open("rb") as file:
+        size = check_array(file, path.stat().st_size, path)
+    if not mapped:
+        check_fits(size, path, most_gib)
+    return np.load(path, mmap_mode="r" if size > most_gib * GIB else None, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def archive_of(path: Path) -> Iterator[Any]:
+    """An open .npz, of which nothing is read yet; ValueError for what is none."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("no zip of arrays")
+    with np.load(path, allow_pickle=False) as archive:
+        yield archive
 
 
 def check_archive(archive: Any, names: list[str], path: Path, most_gib: float) -> None:
