@@ -168,7 +168,7 @@ def _given(flags: Flags, opened: Opened) -> tuple[Callable[[Work], Job], dict[st
     if flags.edit == "panorama":
         raw, numbers, classes = np.zeros((flags.n, *data.event_shape), data.train.dtype), [], None
     else:
-        raw, numbers, classes = chosen(flags, data)
+        raw, numbers, classes = chosen(flags, data, opened.config.options)
     if flags.canvas is not None:
         window = data.event_shape[: len(flags.canvas_shape)]
         if len(window) < len(flags.canvas_shape) or any(n < k for n, k in zip(flags.canvas_shape, window, strict=True)):

@@ -92,10 +92,10 @@ def _read(path: Path, found: Listing, options: Options) -> Raw:
     return Raw(rows if large else rows.load(), levels=None if deep else 256, train_labels=labels, note="; ".join(notes))
 
 
-def read_image(path: Path) -> np.ndarray:
-    """One image file, (height, width, channels)."""
+def read_image(path: Path, options: Options) -> np.ndarray:
+    """One image file, (height, width, channels), cut and made opaque as the options say."""
     file = File(lambda: path.open("rb"), path.stat().st_size)
-    return decoded(file, str(path), head(file, str(path)), Options().alpha, None)
+    return decoded(file, str(path), head(file, str(path)), options.alpha, options.size)
 
 
 def heads_of(files: list[File], names: list[str], place: str) -> list[Head]:

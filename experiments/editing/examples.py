@@ -13,13 +13,16 @@ from experiments.data.labels import class_of
 from experiments.models.saved import Opened
 
 
-def chosen(flags: Any, data: Data) -> tuple[np.ndarray, list[int], np.ndarray | None]:
+def chosen(flags: Any, data: Data, options: Options) -> tuple[np.ndarray, list[int], np.ndarray | None]:
     """The examples that the flags of ``experiments.edit`` name, their numbers, and their classes where these are known.
+
+    A file of the user is read by the ``options`` of the run.
 
     Raises:
         InputError: there are none such.
     """
-    x, classes = (data.held_out, data.held_out_labels) if flags.input is None else (_given(flags.input, data), None)
+    own = data.held_out, data.held_out_labels
+    x, classes = own if flags.input is None else (_given(flags.input, data, options), None)
     where = f"the held-out part of {data.name}" if flags.input is None else str(flags.input)
     try:
         numbers = list(range(min(flags.n, len(x)))) if flags.examples is None else _numbers(flags.examples)
@@ -38,16 +41,16 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _given(path: Path, data: Data) -> np.ndarray:
+def _given(path: Path, data: Data, options: Options) -> np.ndarray:
     """The examples of a file, in the units and of the shape of the data."""
     event, top = data.event_shape, (data.levels or 0) - 1
     if path.suffix == ".png":
         if data.levels is None:
             raise InputError(f"--input {path}: {data.name} are measurements, not levels: give an .npz")
-        x = read_image(existing(path))[None]
+        x = read_image(existing(path), options)[None]
         x = np.round(x * (top / 255)).astype(data.train.dtype) if x.dtype == np.uint8 else x
     elif path.suffix == ".npz":
-        x = np.asarray(read_npz(str(path), Options()).train)
+        x = np.asarray(read_npz(str(path), options).train)
     else:
         raise InputError(f"--input {path} must end in .npz or .png")
     if x.shape[1:] != event:
