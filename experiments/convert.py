@@ -20,6 +20,7 @@ from rich.console import Console
 
 from experiments.cli import commands
 from experiments.cli.errors import InputError
+from scoresde.checkpoint import folder as checkpoint
 from scoresde.checkpoint.leaves import named_leaves
 from scoresde.interop.files.opening import read_json, regular
 from scoresde.interop.originals import read_original, write_converted
@@ -49,6 +50,9 @@ def convert(flags: Flags) -> tuple[str, list[Path]]:
     Raises:
         InputError: SOURCE, its configuration or DEST will not do; one line.
     """
+    if _is_own(flags.source):
+        asked = f"python -m experiments.export --checkpoint {flags.source} --out {flags.dest}"
+        raise InputError(f"{flags.source} is a run of this project, which convert does not read; use {asked}")
     if flags.dest.resolve() == flags.source.resolve():
         raise InputError(f"{flags.dest} is the source itself; choose another folder to write")
     try:
@@ -64,6 +68,15 @@ def convert(flags: Flags) -> tuple[str, list[Path]]:
         raise InputError(str(error)) from None
     count = sum(leaf.size for _, leaf in named_leaves(pretrained.params))
     return f"{original.kind}: {count:,} parameters, {pretrained.sde!r}", files
+
+
+def _is_own(source: Path) -> bool:
+    """Whether a folder is that of a run of experiments.run, or its checkpoint."""
+    inner = source / "checkpoint"
+    try:
+        return bool(checkpoint.read_metadata(inner if inner.is_dir() else source))
+    except (OSError, ValueError):
+        return False
 
 
 def program(flags: Flags, console: Console) -> None:

@@ -31,7 +31,7 @@ from experiments.cli.errors import InputError
 from experiments.cli.keys import stream
 from experiments.cli.writing import write_arrays
 from experiments.editing.edits import EDITS, EditWord
-from experiments.editing.examples import check_classes, chosen, of_direction
+from experiments.editing.examples import chosen, classes_of, of_direction
 from experiments.editing.job import Job
 from experiments.figures import stages
 from experiments.measures.inputs import Input, of_examples, of_file, of_model
@@ -62,9 +62,9 @@ class DirectionFlags:
 
     HEADING: ClassVar[str] = "direction"
 
-    attribute: int | None = None
-    """direction: the class towards which examples are moved."""
-    against: int | None = None
+    attribute: str | None = None
+    """direction: the name of the class towards which examples are moved."""
+    against: str | None = None
     """direction: the class from which the direction leads; by default all others."""
     amount: float = 1.0
     """direction: the length of the move, in distances between the means."""
@@ -119,8 +119,8 @@ class Flags(DirectionFlags, DenoiseFlags, CanvasFlags, DrawingFlags):
     """Where the files of mnist, fashion-mnist and cifar10 are."""
     strength: float = 0.5
     """sdedit: share of the log-SNR's way from data to noise, in (0, 1]."""
-    label: int | None = None
-    """sdedit, translate: the class wanted, of a model trained with --condition class."""
+    label: str | None = None
+    """sdedit, translate: the name of the class wanted, of a model trained with --condition class."""
     guidance: float = 1.0
     """sdedit, translate: weight of --label; above 1 more of it."""
     between: int = 9
@@ -157,18 +157,18 @@ class Flags(DirectionFlags, DenoiseFlags, CanvasFlags, DrawingFlags):
             raise InputError(f"--canvas must be sides with x between, such as 8x24, got {self.canvas}")
 
 
-def _given(flags: Flags, opened: Opened) -> tuple[Callable[[Work], Job], dict[str, Input]]:
-    """The examples and the model, checked against each other, and all that is read."""
+def _given(flags: Flags, opened: Opened) -> tuple[Callable[[Work], Job], dict[str, Input], dict[str, int | None]]:
+    """The examples and the model, checked against each other, all that is read, and the classes that flags name."""
     data, (params, _) = opened.data, opened.parameters(raw=flags.raw)
     if flags.edit == "direction" or (flags.input is None and flags.edit != "panorama"):
-        source = examples(opened.config, data_dir=flags.data_dir)
+        source = examples(opened, data_dir=flags.data_dir)
         names = ("train", "held_out", "labels", "train_labels", "held_out_labels")
         data = dataclasses.replace(data, **{name: getattr(source, name) for name in names})
-    check_classes(flags, opened, data)
+    named = classes_of(flags, opened, data)
     if flags.edit == "panorama":
         raw, numbers, classes = np.zeros((flags.n, *data.event_shape), data.train.dtype), [], None
     else:
-        raw, numbers, classes = chosen(flags, data)
+        raw, numbers, classes = chosen(flags, data, opened.config.options)
     if flags.canvas is not None:
         window = data.event_shape[: len(flags.canvas_shape)]
         if len(window) < len(flags.canvas_shape) or any(n < k for n, k in zip(flags.canvas_shape, window, strict=True)):
@@ -176,19 +176,19 @@ def _given(flags: Flags, opened: Opened) -> tuple[Callable[[Work], Job], dict[st
     model, score = opened.model, opened.model.score(params)
     table = partial(flags.table, sigma_data=model.precond.sigma_data)
     classes = classes if opened.config.objective.condition == "class" else None
-    measured = of_direction(flags, data) if flags.edit == "direction" else None
+    measured = of_direction(flags, named, data) if flags.edit == "direction" else None
     inputs = {"checkpoint": of_model(flags.checkpoint, opened, params)}
     if flags.input is not None:
         inputs["input"] = of_file(flags.input)
     if measured or (flags.input is None and numbers):
         inputs["data"] = of_examples(data.name, None if flags.input else raw, classes, *(measured or ()))
     key = stream(flags.seed, "edit")
-    return partial(Job, key, flags, data, model, score, raw, numbers, classes, measured, table), inputs
+    return partial(Job, key, flags, named, data, model, score, raw, numbers, classes, measured, table), inputs, named
 
 
-def _plan(flags: Flags) -> dict[str, Any]:
+def _plan(flags: Flags, named: dict[str, int | None]) -> dict[str, Any]:
     """The settings that the result depends on."""
-    settings, paths = dataclasses.asdict(flags), ("checkpoint", "out", "raw", "data_dir", "input", "batch")
+    settings, paths = dataclasses.asdict(flags) | named, ("checkpoint", "out", "raw", "data_dir", "input", "batch")
     mine = {name: settings[name] for name in settings if flags.edit in READS.get(name, (flags.edit,))}
     return {name: value for name, value in mine.items() if name not in paths} | flags.plan()
 
@@ -209,7 +209,7 @@ def program(flags: Flags, console: Console) -> None:
     """Edit, write, and say where."""
     flags.check()
     opened = open_run(flags.checkpoint)
-    job, inputs = _given(flags, opened)
+    job, inputs, named = _given(flags, opened)
 
     def make(work: Work) -> dict[str, Any]:
         try:
@@ -225,7 +225,7 @@ def program(flags: Flags, console: Console) -> None:
         about = {"checkpoint": str(flags.checkpoint), "step": int(opened.state.step), "data": opened.data.name}
         return about | {"figures": found, "stages": {stage.name: list(stage.x.shape) for stage in done}}
 
-    if about := carry_out("edit", flags.out, _plan(flags), inputs, make, batch=flags.batch, console=console):
+    if about := carry_out("edit", flags.out, _plan(flags, named), inputs, make, batch=flags.batch, console=console):
         _show(about["figures"], console)
         console.print(f"{flags.edit} in {about['seconds']} s: {flags.out}, {flags.out}.json", highlight=False)
 

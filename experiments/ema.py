@@ -49,7 +49,7 @@ def combine(flags: Flags) -> str:
         raise InputError(f"{flags.run} holds no finished run; give the folder of one (--workdir)") from None
     data_dir = None if settings["data_dir"] is None else Path(settings["data_dir"])
     config = Config.of(**settings | {"workdir": flags.run, "data_dir": data_dir})
-    model = build(config, load(config.data, data_dir=data_dir, options=config.options))
+    model = build(config, load(config.data, data_dir=data_dir, options=config.options, record=metadata.get("data")))
     snapshots = list(stored(flags.run, model))
     if not snapshots:
         raise InputError(f"{flags.run / FOLDER} holds no averages; train with --ema-lengths 0.05,0.10")

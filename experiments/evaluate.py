@@ -121,7 +121,7 @@ class Flags(LikelihoodFlags, SamplesFlags, WorkFlags):
 def _evaluated(flags: Flags, opened: Opened) -> Data:
     """The data to evaluate, with their examples; InputError if they are not of the model's shape and kind."""
     trained = opened.data
-    data = examples(opened.config, spec=flags.data, data_dir=flags.data_dir)
+    data = examples(opened, spec=flags.data, data_dir=flags.data_dir)
     same_kind = (data.levels is None) == (trained.levels is None) and (data.levels or 0) <= (trained.levels or 0)
     if data.event_shape != trained.event_shape or not same_kind:
         kinds = ["measurements" if of.levels is None else f"{of.levels} levels" for of in (data, trained)]

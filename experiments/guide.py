@@ -25,6 +25,7 @@ from experiments.cli.errors import InputError
 from experiments.cli.keys import stream
 from experiments.cli.writing import write_arrays
 from experiments.data.dataset import Data
+from experiments.data.labels import class_of
 from experiments.figures.panels import save
 from experiments.guidance import figures as guide_figures
 from experiments.guidance.judge import Judge
@@ -33,7 +34,7 @@ from experiments.measures.inputs import Input, of_examples, of_model
 from experiments.measures.jobs import Arrays, Work, carry_out
 from experiments.measures.samples import draw
 from experiments.models.saved import Opened, examples, open_run
-from experiments.models.solvers import DrawingFlags, check_class
+from experiments.models.solvers import DrawingFlags
 
 RAW = "raw"  # of --weaker
 
@@ -44,16 +45,16 @@ class Flags(DrawingFlags):
 
     out: Path
     """Folder to write."""
-    label: int | None = None
-    """The one class to draw; by default all."""
+    label: str | None = None
+    """The one class to draw, by its name; by default all."""
     method: MethodWord = "classifier-free"
     """How the samples are guided."""
     weights: str = "0,1,2,4"
     """Weights: 0 is without the class, 1 as the model or Bayes' rule has it; of cfg++ strengths in [0, 1]."""
     each: int = 30
     """Samples of each class for each weight."""
-    negative: int | None = None
-    """A class to turn away from, in place of no class."""
+    negative: str | None = None
+    """The name of a class to turn away from, in place of no class."""
     interval: tuple[float, float] = (-2.3, 1.9)
     """interval: log-SNR between which guidance acts, noise first."""
     classifier: Path | None = None
@@ -98,18 +99,18 @@ def check(flags: Flags) -> None:
         raise InputError(f"--method {flags.method} is for --solver ddim and --weights in [0, 1] (its strength)")
 
 
-def asked(flags: Flags, opened: Opened) -> np.ndarray:
-    """The classes to draw."""
+def asked(flags: Flags, opened: Opened) -> tuple[int | None, int | None]:
+    """The classes --label and --negative, None where they are not given."""
     if opened.data.labels is None or opened.data.labels.classes is None:
         raise InputError(f"{flags.checkpoint} is of data without classes ({opened.data.name}): nothing to guide to")
     if opened.config.objective.condition == "none" and METHODS[flags.method].needs != "a classifier":
         raise InputError(
             f"{flags.checkpoint} knows no classes: train with --condition class, or take --method classifier"
         )
-    count = opened.data.labels.classes
-    for flag, value in (("label", flags.label), ("negative", flags.negative)):
-        check_class(flag, value, count, opened.data.name)
-    return np.arange(count) if flags.label is None else np.array([flags.label])
+    label, negative = (
+        class_of(flag, getattr(flags, flag), opened.data.labels, opened.data.name) for flag in ("label", "negative")
+    )
+    return label, negative
 
 
 def companion(flag: str, path: str | Path, opened: Opened, target: str) -> Opened:
@@ -129,7 +130,9 @@ def scaling(opened: Opened) -> dict[str, Any]:
     return {name: record[name] for name in ("name", "event_shape", "levels", "mean", "std", "labels")}
 
 
-def sources(flags: Flags, opened: Opened, score: Any, table: ss.Table) -> tuple[Sources, dict[str, Input]]:
+def sources(
+    flags: Flags, opened: Opened, score: Any, negative: int | None, table: ss.Table
+) -> tuple[Sources, dict[str, Input]]:
     """What the method guides with, and the other models among it."""
     model, log_probs, weaker, inputs = opened.model, None, None, {}
     if flags.classifier is not None:
@@ -145,7 +148,7 @@ def sources(flags: Flags, opened: Opened, score: Any, table: ss.Table) -> tuple[
             raise InputError(f"--weaker {flags.weaker} knows no classes: train it with --condition class")
         weaker = other.model.score(other.state.ema)
         inputs["weaker"] = of_model(flags.weaker, other, other.state.ema)
-    turned = score if flags.negative is None else ss.given(score, jnp.array([flags.negative], jnp.int32))
+    turned = score if negative is None else ss.given(score, jnp.array([negative], jnp.int32))
     return Sources(model.sde, score, turned, log_probs, weaker, flags.interval, np.asarray(table.times)), inputs
 
 
@@ -172,24 +175,25 @@ def program(flags: Flags, console: Console) -> None:
     """Draw, judge, write, and say what came out."""
     check(flags)
     opened = open_run(flags.checkpoint)
-    classes, model, (params, which) = asked(flags, opened), opened.model, opened.parameters(raw=flags.raw)
+    (label, negative), model, (params, which) = asked(flags, opened), opened.model, opened.parameters(raw=flags.raw)
+    names = opened.data.labels.words if opened.data.labels else ()
+    classes = np.arange(len(names)) if label is None else np.array([label])
     table = flags.table(model.sde, model.precond.sigma_data)
-    made_of, inputs = sources(flags, opened, model.score(params), table)
+    made_of, inputs = sources(flags, opened, model.score(params), negative, table)
     scores = guided(flags, made_of)
-    judge = Judge(examples(opened.config, data_dir=flags.data_dir), classes, flags.each)
+    judge = Judge(examples(opened, data_dir=flags.data_dir), classes, flags.each)
     inputs |= {"checkpoint": of_model(flags.checkpoint, opened, params)}
     inputs |= {"data": of_examples(judge.data.name, *judge.read)}
-    plan = flags.plan() | {"evaluations": table.num_evals, "method": flags.method, "label": flags.label}
-    plan |= {"guidance": flags.values(), "count": flags.each, "negative": flags.negative, "interval": flags.interval}
+    plan = flags.plan() | {"evaluations": table.num_evals, "method": flags.method, "label": label}
+    plan |= {"guidance": flags.values(), "count": flags.each, "negative": negative, "interval": flags.interval}
 
     def make(work: Work) -> dict[str, Any]:
         console.print(f"{flags.checkpoint}, {which}, {flags.method}; {table.num_evals} evaluations", highlight=False)
         found = drawn(flags, opened.data, table, scores, classes, work)
         key = stream(flags.seed, "distances")
         figures, real = [judge.of(key, x) for x in found.values()], judge.references(key)
-        names = opened.data.labels.names if opened.data.labels else None
         about = {"checkpoint": str(flags.checkpoint), "data": judge.data.name, "real": real}
-        about |= {"classes": [names[c] if names else str(c) for c in classes]}
+        about |= {"classes": [names[c] for c in classes]}
         about |= {"weights": dict(zip(map(str, flags.values()), figures, strict=True))}
         write(flags, about, found, judge)
         return about
@@ -205,7 +209,9 @@ def write(flags: Flags, about: dict[str, Any], found: Arrays, judge: Judge) -> N
     """The folder, all but the manifest."""
     weights, figures, real = flags.values(), list(about["weights"].values()), about["real"]
     flags.out.mkdir(parents=True, exist_ok=True)
-    write_arrays(flags.out / "samples.npz", found | {"classes": judge.classes})
+    labels = judge.data.labels
+    classes = judge.classes if labels is None else labels.values(judge.classes)
+    write_arrays(flags.out / "samples.npz", found | {"classes": classes})
     heads = dict(zip((f"w = {w:g}" for w in weights), found.values(), strict=True))
     notes = [_note(f) for f in (*figures, real)]
     sheet = guide_figures.sheet(heads, notes, about["classes"], judge.real, judge.data.levels)

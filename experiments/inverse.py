@@ -39,7 +39,7 @@ from experiments.measures.inputs import Input, of_examples, of_file, of_model
 from experiments.measures.jobs import Work, carry_out, rows, spread_score
 from experiments.measures.likelihoods import of_rows
 from experiments.models.saved import Opened, examples, open_run
-from experiments.models.solvers import DrawingFlags, SolverWord, class_count
+from experiments.models.solvers import DrawingFlags, SolverWord, told
 
 MethodWord = Literal["dps", "mmps", "pigdm", "reconstruction", "replacement", "tmpd", "diffpir", "repaint", "twisted"]
 METHODS: dict[MethodWord, Callable[..., Any]] = {
@@ -93,8 +93,8 @@ class Flags(MeasurementFlags, DrawingFlags):
     """Held-out examples, the first ones."""
     each: int = 8
     """Draws for each example."""
-    label: int | None = None
-    """Class of all, of a model trained with --condition class; by default none is told."""
+    label: str | None = None
+    """Class of all, by its name, of a model trained with --condition class; by default none is told."""
     data_dir: Path | None = None
     """Where the files of mnist, fashion-mnist and cifar10 are; by default where the run had them."""
     solver: SolverWord = "ancestral"
@@ -119,12 +119,14 @@ class Flags(MeasurementFlags, DrawingFlags):
             raise InputError(f"--out {self.out} must be a folder")
 
 
-def _draws(flags: Flags, opened: Opened, score: Any, problem: Problem, name: str, work: Work) -> np.ndarray:
-    """Points (m, each, *event) in model units."""
+def _draws(
+    flags: Flags, opened: Opened, score: Any, label: int | None, problem: Problem, name: str, work: Work
+) -> np.ndarray:
+    """Points (m, each, *event) in model units, of the class ``label`` where there is one."""
     data, model, m = opened.data, opened.model, len(problem.y)
     sde, key = model.sde, stream(flags.seed, "draws")
     y, which = np.repeat(problem.y, flags.each, axis=0), np.repeat(problem.where, flags.each)
-    known = None if flags.label is None else np.full(len(y), flags.label, np.int32)
+    known = None if label is None else np.full(len(y), label, np.int32)
     score_of = of_rows(score, known)
     options = {"sigma_data": model.precond.sigma_data} if flags.method in OF_UNIT_DATA else {}
     table = ss.with_denoising(sde, flags.table(sde, model.precond.sigma_data))
@@ -158,7 +160,7 @@ def _given(flags: Flags, opened: Opened) -> Given:
     data = opened.data
     if flags.input is None:
         flags = dataclasses.replace(flags, operator=flags.operator or "box")
-        truth = examples(opened.config, data_dir=flags.data_dir).held_out[: flags.n]
+        truth = examples(opened, data_dir=flags.data_dir).held_out[: flags.n]
         return Given(restoration.measured(flags, data, truth), ("data", of_examples(data.name, truth)), truth)
     x, header = restoration.read(flags.input, data)
     return Given(restoration.incomplete(data, x), ("input", of_file(flags.input)), None, x, header)
@@ -169,11 +171,11 @@ def program(flags: Flags, console: Console) -> None:
     flags.check()
     opened = open_run(flags.checkpoint)
     data, (params, which) = opened.data, opened.parameters(raw=flags.raw)
-    class_count(opened, flags.label)
+    label = told(opened, flags.label)
     given = _given(flags, opened)
     count = sum(len(problem.where) for problem in given.problems)
-    asked = ("operator", "method", "noise", "keep", "factor", "std", "missing", "each", "label", "evaluations")
-    plan = flags.plan() | {name: getattr(flags, name) for name in asked} | {"n": count}
+    asked = ("operator", "method", "noise", "keep", "factor", "std", "missing", "each", "evaluations")
+    plan = flags.plan() | {name: getattr(flags, name) for name in asked} | {"label": label, "n": count}
 
     def make(work: Work) -> dict[str, Any]:
         console.print(
@@ -183,7 +185,7 @@ def program(flags: Flags, console: Console) -> None:
         draws = np.empty((count, flags.each, *data.event_shape), np.float32)
         before = np.empty((count, *data.event_shape), np.float32)
         for i, problem in enumerate(given.problems):
-            draws[problem.where] = _draws(flags, opened, score, problem, f"draws{i or ''}", work)
+            draws[problem.where] = _draws(flags, opened, score, label, problem, f"draws{i or ''}", work)
             before[problem.where] = problem.least_squares(data.event_shape)
         if not np.isfinite(draws).all():
             raise InputError(f"--method {flags.method}: some draws are not finite; take more --evaluations or --noise")

@@ -30,6 +30,8 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
     key_samples, key_trajectories, key_likelihood, key_classifier, key_sheets = (stream(seed, name) for name in names)
     of = samples.drawn_classes(config.objective, seed, data, how.samples)
     arrays, drawn, real = samples.sample_all(key_samples, seed, data, model, score, how.samples, work, of)
+    if of is not None and data.labels is not None:
+        arrays["labels_of_samples"] = data.labels.values(of)
     arrays |= {"real": data.held_out} | samples.trajectories(key_trajectories, data, model, score)
     settings = likelihoods.Settings(how.likelihood_probes, how.likelihood_repeats)
     x, known = data.held_out[: how.likelihood_examples], classes.known(config.objective, data, how.likelihood_examples)
@@ -38,6 +40,7 @@ def evaluate(config: Config, data: Data, model: Model, params: Any, work: Work) 
     if known is not None:
         told = classes.evaluate(key_likelihood, key_classifier, data, model, score, x, known, settings, work)
         figures["classes"] = told | {"weights": [f"{w:g}" for w in classes.WEIGHTS]}
+        figures["classes"]["names"] = list(data.labels.words) if data.labels else []
         arrays |= classes.sheets(key_sheets, data, model, score, work)
     return arrays | log_prob, figures
 

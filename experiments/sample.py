@@ -5,14 +5,17 @@
 Sample i depends on (seed, i) alone: not on the batch size, the number of devices or restarts (rounding apart). A job
 that was stopped or killed continues when the same command is given again. Where ``--out`` leads:
 
-    FILE.npz    one array ``arr_0`` (n, *event) in the units of the data: uint8 (n, height, width, channels) for images
-    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them (``experiments.distance``)
+    FILE.npz    ``arr_0`` (n, *event) in the units of the data: uint8 (n, height, width, channels) for images; and
+                ``labels`` (n,) of a model that knows classes
+    FOLDER      a PNG an image, 000000.png and so on, as tools that compute FID read them (``experiments.distance``);
+                their labels in dataset.json
     FILE.png    one picture: a grid of images, or the points or curves
 
 and beside it the manifest (FILE.npz.json): which parameters, solver, grid, evaluations, seed, versions and command.
 """
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,13 @@ from rich.console import Console
 import scoresde as ss
 from experiments.cli import commands
 from experiments.cli.errors import InputError
-from experiments.cli.writing import write_arrays, write_pictures
+from experiments.cli.writing import write_arrays, write_atomically, write_pictures
 from experiments.figures import panels, run_figures
 from experiments.measures.inputs import of_model
 from experiments.measures.jobs import Work, carry_out
 from experiments.measures.samples import draw
 from experiments.models.saved import Opened, open_run
-from experiments.models.solvers import DrawingFlags, class_count
+from experiments.models.solvers import DrawingFlags, class_count, told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +44,8 @@ class Flags(DrawingFlags):
     """FILE.npz, FILE.png (one picture), or a folder for a PNG an image."""
     n: int = 64
     """Samples to draw."""
-    label: int | None = None
-    """Class of every sample, of a model trained with --condition class; by default all classes in turn."""
+    label: str | None = None
+    """Class of every sample, by its name, of a model trained with --condition class; by default all in turn."""
     guidance: float = 1.0
     """Weight of the class: 0 is without it, 1 as the model has it, above 1 more of it (classifier-free guidance)."""
 
@@ -56,26 +59,27 @@ class Flags(DrawingFlags):
             raise InputError(f"--out {self.out} must end in .npz or .png, or be a folder for a PNG an image")
 
 
-def _write(out: Path, samples: np.ndarray, levels: int | None) -> None:
-    """The samples in the form that the name asks for."""
+def _write(out: Path, samples: np.ndarray, levels: int | None, labels: np.ndarray | None) -> None:
+    """The samples in the form that the name asks for, with their labels where they have any."""
     if out.suffix == ".npz":
-        write_arrays(out, {"arr_0": samples})
+        write_arrays(out, {"arr_0": samples} | ({} if labels is None else {"labels": labels}))
     elif out.suffix == ".png":
         run_figures.sheet(out, samples, levels, samples)
     else:
         write_pictures(out, panels.pixels(samples, *run_figures.scale(samples, levels)))
+        if labels is not None:
+            listed = [[f"{i:06d}.png", label] for i, label in enumerate(labels.tolist())]
+            write_atomically(out / "dataset.json", json.dumps({"labels": listed}) + "\n")
 
 
-def _classes(flags: Flags, opened: Opened) -> np.ndarray | None:
+def _classes(flags: Flags, opened: Opened, label: int | None) -> np.ndarray | None:
     """The class of each sample; None where the model knows none."""
-    count = class_count(opened, flags.label)
+    count = class_count(opened)
     if not count and flags.guidance != 1:
         raise InputError(f"{flags.checkpoint} knows no classes: drop --guidance, or train with --condition class")
     if not count:
         return None
-    return (
-        np.arange(flags.n, dtype=np.int32) % count if flags.label is None else np.full(flags.n, flags.label, np.int32)
-    )
+    return np.arange(flags.n, dtype=np.int32) % count if label is None else np.full(flags.n, label, np.int32)
 
 
 def program(flags: Flags, console: Console) -> None:
@@ -85,11 +89,12 @@ def program(flags: Flags, console: Console) -> None:
     data, model, shape = opened.data, opened.model, opened.data.event_shape
     if not flags.out.suffix and not (panels.is_image(shape) and shape[2:] in ((), (1,), (3,), (4,))):
         raise InputError(f"examples of shape {shape} are no images: give --out a name that ends in .npz or .png")
-    known = _classes(flags, opened)
+    label = told(opened, flags.label)
+    known = _classes(flags, opened, label)
     params, which = opened.parameters(raw=flags.raw)
     table = flags.table(model.sde, model.precond.sigma_data)
     plan = flags.plan() | {"evaluations": table.num_evals, "count": flags.n}
-    plan |= {"label": flags.label, "guidance": flags.guidance}
+    plan |= {"label": label, "guidance": flags.guidance}
 
     def make(work: Work) -> dict[str, Any]:
         where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
@@ -107,7 +112,7 @@ def program(flags: Flags, console: Console) -> None:
             raise InputError(
                 f"{broken} of {flags.n} samples are not finite: take more --evaluations or another --solver"
             )
-        _write(flags.out, x, data.levels)
+        _write(flags.out, x, data.levels, None if known is None or data.labels is None else data.labels.values(known))
         about = {"checkpoint": str(flags.checkpoint), "step": step, "data": data.name, "levels": data.levels}
         return about | {"shape": x.shape, "dtype": str(x.dtype)}
 

@@ -31,7 +31,7 @@ def main(folder: tyro.conf.Positional[Path], examples: int = 100, probes: int = 
         probes: probes of the estimated divergence, at least 2.
     """
     opened = saved.open_run(folder)
-    model, data = opened.model, saved.examples(opened.config)
+    model, data = opened.model, saved.examples(opened)
     score = model.score(opened.state.ema)
     key, key_noise = jax.random.split(jax.random.key(0))
     levels = jnp.asarray(data.held_out[:examples])

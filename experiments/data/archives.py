@@ -22,6 +22,7 @@ import numpy as np
 
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Options, Raw, checked, existing, reading, required
+from experiments.data.headers import check_fits
 from experiments.data.images import read_images
 
 IDX_FILES = (
@@ -80,7 +81,7 @@ def digits() -> Raw:
 
 def mnist(name: str, folder: Path | None) -> Raw:
     """MNIST or Fashion-MNIST, from `folder` (or its subfolder of that name) or the download cache."""
-    arrays = [read_idx(path) for path in _located(name, folder, IDX_FILES)]
+    arrays = [read_idx(path, Options().in_memory_gib) for path in _located(name, folder, IDX_FILES)]
     train, train_labels, held_out, held_out_labels = arrays
     for images, labels, part in ((train, train_labels, "train"), (held_out, held_out_labels, "t10k")):
         if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -93,26 +94,30 @@ def mnist(name: str, folder: Path | None) -> Raw:
 
 def read_idx_pair(name: str, options: Options) -> Raw:
     """Any IDX file, with the labels beside it where it is called *-images-idx3-ubyte and they *-labels-idx1-ubyte."""
-    del options
     path = existing(name)
-    values = read_idx(path)
+    values = read_idx(path, options.in_memory_gib)
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    labels = read_idx(beside) if beside != path and beside.is_file() else None
+    labels = read_idx(beside, options.in_memory_gib) if beside != path and beside.is_file() else None
     examples = checked(values[..., None] if values.ndim == 3 else values, str(path))
     return Raw(examples, levels=256 if values.dtype == np.uint8 else None, train_labels=labels)
 
 
-def read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path, most_gib: float) -> np.ndarray:
     """The values of an IDX file, packed or not: 0 0 type rank, big-endian sizes, big-endian values."""
-    with reading(path):
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with reading(path), opener(path, "rb") as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in IDX_TYPES:
             raise InputError(f"{path} is no IDX file of bytes or other numbers; fetch the original again")
-        shape = np.frombuffer(content, ">i4", content[3], 4)
-        values = np.frombuffer(content, IDX_TYPES[content[2]], offset=4 + 4 * content[3])
-        if values.size != np.prod(shape, dtype=np.int64):
-            raise InputError(f"{path} holds {values.size} values, its header says {shape.tolist()}; fetch it again")
-    return values.reshape(shape).astype(values.dtype.newbyteorder("="), copy=False)
+        shape, dtype = np.frombuffer(file.read(4 * start[3]), ">u4").tolist(), np.dtype(IDX_TYPES[start[2]])
+        size = math.prod(shape) * dtype.itemsize
+        check_fits(size, path, most_gib)
+        content = file.read(size + 1)
+        if len(shape) != start[3] or len(content) != size:
+            more = "more than " if len(content) > size else ""
+            held = min(len(content), size) // dtype.itemsize
+            raise InputError(f"{path} holds {more}{held} values, its header says {shape}; fetch it again")
+    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def cifar10(folder: Path | None) -> Raw:

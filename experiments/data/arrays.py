@@ -6,6 +6,9 @@ They are an array, or, above `--in-memory-gib`, Rows that stay on disk and are r
 
 import contextlib
 import importlib
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,9 +19,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from experiments.cli.errors import InputError
+from experiments.data.channels import Channels, channels_last, layout
+from experiments.data.headers import archive_of, array_of, check_archive
 
-READ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
-PACKAGES = {"PIL.Image": "pillow", "sklearn.datasets": "scikit-learn", "pyarrow.parquet": "pyarrow"}
+READ_ERRORS = (
+    *(OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError, SyntaxError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+PACKAGES = {
+    "PIL.Image": "pillow",
+    "PIL.ImageOps": "pillow",
+    "sklearn.datasets": "scikit-learn",
+    "pyarrow.parquet": "pyarrow",
+}
 LARGE = ("pyarrow", "datasets")  # too heavy for an extra that everybody installs
 BLOCK_BYTES = 2**24
 
@@ -39,8 +52,16 @@ class Options:
     """Tables: the column of that file, from 0."""
     window: int = 1024
     """audio: samples of one example."""
+    channels: Channels = "last"
+    """npz, npy: which axis of an example are its channels; none adds one, to grey images stored as (n, 28, 28)."""
+    size: int | None = None
+    """images, hf: cut each to its middle square and resize it to so many pixels a side."""
+    alpha: Literal["white", "black", "drop"] = "white"
+    """images, hf: what transparent pixels lie over, or drop to take their colours as if they were opaque."""
+    rate: int | None = None
+    """audio: samples a second to which files of other rates are resampled."""
     in_memory_gib: float = 2.0
-    """images, npy: a larger training part is streamed from disk."""
+    """images, npy: a larger training part is streamed from disk. npz, idx, audio, hf: larger data are refused."""
 
 
 class Rows:
@@ -169,50 +190,67 @@ def checked(values: np.ndarray, where: str, rows: np.ndarray | None = None) -> n
 
 def read_npy(name: str, options: Options) -> Raw:
     """One array of a .npy file, mapped into memory and left on disk where it is large."""
-    path = existing(name)
+    path, how = existing(name), options.channels
     with reading(path):
-        with path.open("rb") as file:
-            if file.read(2) == b"PK":
-                raise InputError(f"{path} is an archive of arrays; use npz:{path}")
-        stored = np.load(path, mmap_mode="r" if path.stat().st_size > options.in_memory_gib * 2**30 else None)
+        if _start(path).startswith(b"PK"):
+            raise InputError(f"{path} is an archive of arrays; use npz:{path}")
+        stored = array_of(path, options.in_memory_gib, mapped=True)
     if not isinstance(stored, np.memmap):
-        return Raw(checked(stored, str(path)), levels=_levels(stored))
-    first = checked(stored[:1], str(path))
+        values = channels_last(checked(stored, str(path)), how, str(path))
+        return Raw(values, levels=_levels(stored), note=layout(values, how))
+    first = channels_last(checked(stored[:1], str(path)), how, str(path))
     dtype = np.float32 if stored.dtype.kind == "f" else np.uint8 if stored.dtype.itemsize == 1 else np.uint16
 
     def read(rows: np.ndarray) -> np.ndarray:
-        return checked(np.asarray(stored[rows]), str(path), rows)
+        return channels_last(checked(np.asarray(stored[rows]), str(path), rows), how, str(path))
 
-    return Raw(Rows(read, np.arange(len(stored)), first.shape[1:], dtype), levels=_bytes(stored))
+    rows = Rows(read, np.arange(len(stored)), first.shape[1:], dtype)
+    return Raw(rows, levels=_bytes(stored), note=layout(rows, how))
+
+
+PARTS = {"train": "test", "x_train": "x_test", "train_images": "test_images", "x": "", "X": "", "images": ""}
+"""Names of the training part in an .npz, the first that is there, each with that of the test part."""
+LABELS = (("train_labels", "labels", "label", "y_train", "y", "Y"), ("test_labels", "y_test"))
 
 
 def read_npz(name: str, options: Options) -> Raw:
-    """`train` (and `test`), `x`, or the only array of a .npz file, with `train_labels` (or `labels`), `test_labels`."""
-    del options
-    path = existing(name)
-    with reading(path), path.open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
+    """`train` (and `test`), `x` or another name of PARTS, or the only array of a .npz file, with labels of LABELS."""
+    path, how = existing(name), options.channels
+    with reading(path):
+        if _start(path) == np.lib.format.MAGIC_PREFIX:
             raise InputError(f"{path} is a single array; use npy:{path}")
-        names = archive.files
-        alone = [n for n in names if not n.endswith("labels")]
-        first = next((n for n in ("train", "x") if n in names), alone[0] if len(alone) == 1 else None)
-        if first is None:
-            raise InputError(f"{path} holds the arrays {names}; expected `train` (and `test`), `x`, or just one")
-        parts = [first] + (["test"] if first == "train" and "test" in names else [])
-        arrays = [archive[n] for n in parts]
-        tags = (("train_labels", "labels"), ("test_labels",))
-        labels = [next((archive[t] for t in tags[k] if t in names), None) for k in range(len(parts))]
-    values = [checked(a, f"{path} [{n}]") for n, a in zip(parts, arrays, strict=True)]
+        with archive_of(path) as archive:
+            names = archive.files
+            alone = [n for n in names if n not in (*LABELS[0], *LABELS[1])] if len(names) > 1 else names
+            first = next((n for n in PARTS if n in names), alone[0] if len(alone) == 1 else None)
+            if first is None:
+                raise InputError(f"{path} holds the arrays {names}; expected `train` (and `test`), `x`, or just one")
+            parts = [n for n in (first, PARTS.get(first)) if n in names]
+            tags = [next((t for t in LABELS[k] if t in names and t not in parts), None) for k in range(len(parts))]
+            used = [*parts, *(tag for tag in tags if tag)]
+            check_archive(archive, used, path, options.in_memory_gib)
+            arrays, labels = [archive[n] for n in parts], [archive[tag] if tag else None for tag in tags]
+    values = [channels_last(checked(a, w := f"{path} [{n}]"), how, w) for n, a in zip(parts, arrays, strict=True)]
     if len(values) == 2 and values[0].shape[1:] != values[1].shape[1:]:
-        raise InputError(f"{path}: train has examples of shape {values[0].shape[1:]}, test of {values[1].shape[1:]}")
+        shapes = [v.shape[1:] for v in values]
+        raise InputError(f"{path}: {parts[0]} has examples of shape {shapes[0]}, {parts[1]} of {shapes[1]}")
     if len({v.dtype.kind == "f" for v in values}) == 2:
-        raise InputError(f"{path}: train is {arrays[0].dtype} and test is {arrays[1].dtype}; store both alike")
+        raise InputError(
+            f"{path}: {parts[0]} is {arrays[0].dtype} and {parts[1]} is {arrays[1].dtype}; store both alike"
+        )
     if len({label is None for label in labels}) == 2:
-        raise InputError(f"{path} has labels for one of `train` and `test` only; give both, or none")
+        raise InputError(f"{path} has labels for one of `{parts[0]}` and `{parts[1]}` only; give both, or none")
     levels = [_levels(a) or 0 for a in arrays]
     test = (values[1], labels[1]) if len(values) == 2 else (None, None)
-    return Raw(values[0], test[0], max(levels) or None, labels[0], test[1])
+    left = [n for n in names if n not in used]
+    said = [f"read: {', '.join(used)}"] + [f"not read: {', '.join(left)}"] * bool(left) if len(names) > 1 else []
+    note = "; ".join([*said, *filter(None, [layout(values[0], how)])])
+    return Raw(values[0], test[0], max(levels) or None, labels[0], test[1], note=note)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(6)
 
 
 def _bytes(values: np.ndarray) -> int | None:

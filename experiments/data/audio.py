@@ -1,26 +1,28 @@
-"""Sound: WAV files of one rate cut to windows, (n, window, 1).
+"""Sound: WAV files cut to windows, (n, window, 1), all of one rate or resampled to one.
 
 8- and 16-bit PCM are levels (256, or 65,536 after adding 32,768), so that they have bits per sample; 24- and 32-bit PCM
 and floats are measurements in [-1, 1). Channels are averaged, and rounded down where they are levels. The rest of a
 file after its last whole window is left out. Windows of one file are not independent: a split keeps files whole.
+
+Files of another rate than `--rate` pass a polyphase filter (``scipy.signal.resample_poly``); levels are rounded again.
 """
 
+import contextlib
 import io
+import math
 import struct
-import tarfile
 import warnings
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.io import wavfile
 
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Options, Raw, checked, existing, reading
+from experiments.data.headers import check_fits
+from experiments.data.listing import folders, listing
 
 FULL_SCALE = {"uint8": 1, "int16": 1, "int32": 2.0**31, "float32": 1, "float64": 1}
+LEVELS = {"uint8": 256, "uint16": 65536}
 
 
 def read_audio(name: str, options: Options) -> Raw:
@@ -28,57 +30,57 @@ def read_audio(name: str, options: Options) -> Raw:
 
     Where every file lies in a folder and there are several folders, their names are the classes.
     """
-    path, size = existing(name, folder=True), options.window
-    if size < 1:
-        raise InputError(f"--window must be at least 1, got {size}")
-    windows, names, short, first = [], [], 0, ""
-    rate, dtype = 0, np.dtype(np.uint8)
-    with reading(path):
-        for file, content in sorted(_members(path), key=lambda member: member[0]):
-            this_rate, samples = _wave(content, f"{path}/{file}")
-            rate, dtype, first = (rate, dtype, first) if first else (this_rate, samples.dtype, file)
-            if (this_rate, samples.dtype) != (rate, dtype):
-                raise InputError(
-                    f"{path}/{file} has {this_rate} Hz {samples.dtype} samples, but {first} has {rate} Hz {dtype}; "
-                    "resample or convert them all alike"
-                )
-            whole = len(samples) // size
-            short += whole == 0
-            windows.append(samples[: whole * size].reshape(whole, size, 1))
-            names += [file] * whole
-    if not first:
-        raise InputError(f"{path} holds no WAV files")
+    path, size, wanted = existing(name, folder=True), options.window, options.rate
+    for flag, value in (("window", size), ("rate", wanted)):
+        if value is not None and value < 1:
+            raise InputError(f"--{flag} must be at least 1, got {value}")
+    with reading(path), contextlib.closing(listing(path, tar=(".wav",), most_gib=options.in_memory_gib)) as found:
+        files, hidden = found.ending((".wav",))
+        if not files:
+            raise InputError(f"{path} holds no WAV files" + (f"; {hidden}" if hidden else ""))
+        check_fits(sum(found.files[file].size for file in files), path, options.in_memory_gib)
+        waves = [_wave(found.files[file].read(), f"{path}/{found.top}{file}") for file in files]
+    rate, dtype = wanted or waves[0][0], waves[0][1].dtype
+    check_fits(sum(samples.nbytes * rate // max(old, 1) for old, samples in waves), path, options.in_memory_gib)
+    windows, names, short, changed = [], [], 0, 0
+    for file, (this_rate, samples) in zip(files, waves, strict=True):
+        if samples.dtype != dtype or (this_rate != rate and wanted is None):
+            advice = "use --rate 8000" if samples.dtype == dtype else "convert them all alike"
+            first = f"{files[0]} has {waves[0][0]} Hz {dtype}"
+            place = f"{path}/{found.top}{file}"
+            raise InputError(f"{place} has {this_rate} Hz {samples.dtype} samples, but {first}; {advice}")
+        if this_rate != rate:
+            changed += 1
+            samples = _resampled(samples, this_rate, rate, f"{path}/{found.top}{file}")
+        whole = len(samples) // size
+        short += whole == 0
+        windows.append(samples[: whole * size].reshape(whole, size, 1))
+        names += [file] * whole
     if not names:
         raise InputError(f"{path}: no file has {size} samples; choose a smaller --window")
-    note = f"{rate} Hz, windows of {size} samples" + (f", {short} shorter file(s) left out" if short else "")
-    folders = [file.rpartition("/")[0] for file in names]
-    labelled = "" not in folders and 1 < len(set(folders)) < len(set(names))
+    notes = [f"{rate} Hz, windows of {size} samples"]
+    notes += [f"{changed} of {len(files)} files resampled to {rate} Hz"] * bool(changed)
+    notes += [f"{short} shorter file(s) left out"] * bool(short)
     return Raw(
         np.concatenate(windows),
-        levels={"uint8": 256, "uint16": 65536}.get(dtype.name),
-        train_labels=np.array(folders) if labelled else None,
+        levels=LEVELS.get(dtype.name),
+        train_labels=folders(names),
         groups=np.unique(names, return_inverse=True)[1],
-        note=note,
+        note=", ".join(notes) + (f"; {hidden}" if hidden else ""),
     )
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The name and content of every WAV file."""
-    if path.is_dir():
-        files: Any = ((p.relative_to(path).as_posix(), p.read_bytes) for p in path.rglob("*") if p.is_file())
-        yield from ((name, read()) for name, read in files if name.lower().endswith(".wav"))
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            yield from ((n, archive.read(n)) for n in archive.namelist() if n.lower().endswith(".wav"))
-    else:
-        try:
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    stream = tar.extractfile(member) if member.name.lower().endswith(".wav") else None
-                    if stream is not None:
-                        yield member.name, stream.read()
-        except tarfile.TarError:
-            raise ValueError("neither a folder, nor a zip, nor a whole tar") from None
+def _resampled(samples: np.ndarray, old: int, new: int, where: str) -> np.ndarray:
+    """Samples (n,) of the rate `old` at the rate `new`, of the same type; about zero, so that no end of it rings."""
+    from scipy.signal import resample_poly
+
+    if old < 1:
+        raise InputError(f"{where} has {old} Hz; expected a positive rate")
+    common = math.gcd(old, new)
+    middle = LEVELS.get(samples.dtype.name, 0) // 2
+    x = resample_poly(samples.astype(np.float64) - middle, new // common, old // common) + middle
+    levels = LEVELS.get(samples.dtype.name)
+    return (x if levels is None else np.clip(np.rint(x), 0, levels - 1)).astype(samples.dtype)
 
 
 def _wave(content: bytes, where: str) -> tuple[int, np.ndarray]:

@@ -19,8 +19,8 @@ from jax.typing import ArrayLike
 import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Examples, Rows
+from experiments.data.labels import Labels
 from experiments.data.powers import Powers
-from experiments.data.statistics import Labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class Data:
             f"mean {self.mean.mean():.4g}, std {std}, range {self.range[0]:.4g}..{self.range[1]:.4g}"
         )
         if self.labels is not None:
-            line += ", real labels" if self.labels.classes is None else f", {self.labels.classes} classes"
+            line += f", {self.labels.describe()}"
         return line + (", streamed from disk" if self.streamed else "") + (f"; {self.note}" if self.note else "")
 
     def record(self) -> dict[str, Any]:

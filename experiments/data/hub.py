@@ -10,11 +10,13 @@ import numpy as np
 
 from experiments.cli.errors import InputError
 from experiments.data.arrays import Options, Raw, checked, required
+from experiments.data.headers import check_fits
+from experiments.data.images import said_of, shape_of
+from experiments.data.pictures import described, pixels_of
 
 
 def read_hub(name: str, options: Options) -> Raw:
     """The set NAME as arrays in memory."""
-    del options
     datasets = required("datasets", "--data hf:")
     try:
         parts = datasets.load_dataset(name)
@@ -33,36 +35,45 @@ def read_hub(name: str, options: Options) -> Raw:
     if picture is None and not columns:
         raise InputError(f"hf:{name} has the features {', '.join(features)}; expected images or columns of numbers")
 
+    notes: list[str] = []
+
     def read(split: str) -> np.ndarray:
         if picture is None:
             return checked(
                 np.stack([np.asarray(parts[split][k], np.float64) for k in columns], 1), f"hf:{name} {split}"
             )
-        return _images(parts[split], picture, f"hf:{name} {split}")
+        pixels, said = _images(parts[split], picture, f"hf:{name} {split}", options)
+        notes.extend(f"{split}: {note}" for note in said)
+        return pixels
 
     def labels(split: str) -> np.ndarray | None:
         return None if classes is None else np.asarray(parts[split][classes])
 
+    train, test = read(first), None if second is None else read(second)
     return Raw(
-        read(first),
-        None if second is None else read(second),
-        None if picture is None else 256,
+        train,
+        test,
+        None if picture is None or train.dtype != np.uint8 else 256,
         labels(first),
         None if second is None else labels(second),
         None if classes is None else tuple(features[classes].names),
+        note="; ".join(notes),
     )
 
 
-def _images(part: Any, key: str, where: str) -> np.ndarray:
-    """8-bit images of one size."""
-    images: list[np.ndarray] = []
-    for row, example in enumerate(part):
-        image = np.asarray(example[key])
-        image = image if image.ndim == 3 else image[:, :, None]
-        if image.dtype != np.uint8 or image.shape[-1] not in (1, 3) or image.shape != (images or [image])[0].shape:
-            raise InputError(
-                f"{where} row {row} holds an image {image.shape} of {image.dtype}; "
-                "expected 8-bit grey or RGB of one size"
-            )
-        images.append(image)
-    return np.stack(images)
+def _images(part: Any, key: str, where: str, options: Options) -> tuple[np.ndarray, list[str]]:
+    """Images of one size, and what was done to them."""
+    names = [f"row {row}" for row in range(len(part))]
+    heads = [described(_picture(e[key]), f"{where} {name}") for e, name in zip(part, names, strict=True)]
+    shape = shape_of(heads, names, f"{where} ", options.size)
+    check_fits(len(heads) * int(np.prod(shape)), where, options.in_memory_gib)
+    rows = [
+        pixels_of(_picture(example[key]), f"{where} {name}", known, options.alpha, options.size)
+        for example, name, known in zip(part, names, heads, strict=True)
+    ]
+    return np.stack(rows), said_of(heads, options)
+
+
+def _picture(example: Any) -> Any:
+    """An example as a picture of Pillow, which a set may hold as an array."""
+    return required("PIL.Image", "reading images").fromarray(example) if isinstance(example, np.ndarray) else example

@@ -18,8 +18,9 @@ from experiments.data import archives, arrays, audio, hub, images, tables, toys
 from experiments.data.arrays import Options as Options
 from experiments.data.arrays import Raw, Rows
 from experiments.data.dataset import Data as Data
+from experiments.data.labels import as_recorded, code
 from experiments.data.powers import Powers
-from experiments.data.statistics import Moments, code, is_whole, measure, split, whitening
+from experiments.data.statistics import Moments, is_whole, measure, split, whitening
 
 DEFAULTS = Options()
 TOY_TRAIN, TOY_HELD_OUT = 100_000, 2000
@@ -47,7 +48,11 @@ READERS: dict[str, Callable[[str, Options], Raw]] = {
 TABLES = ("csv", "parquet")
 READS = dict.fromkeys(("columns", "drop_columns", "test_mask", "split", "missing"), TABLES) | {
     "window": ("audio",),
-    "in_memory_gib": ("images", "npy"),
+    "channels": ("npz", "npy"),
+    "size": ("images", "hf"),
+    "alpha": ("images", "hf"),
+    "rate": ("audio",),
+    "in_memory_gib": ("images", "npy", "npz", "idx", "audio", "hf"),
 }
 
 
@@ -63,8 +68,8 @@ def load(
 
     `data_dir` holds the files of mnist, fashion-mnist or cifar10; without it they are downloaded. `seed`
     draws the toys and the split of sources that have none. `options` are for some readers. `record` is what an
-    earlier run measured: examples that stay on disk are not measured again if their name, counts and shape are the
-    same. Raises InputError, one line, for whatever is wrong.
+    earlier run measured: classes keep the numbers that they had there, and examples that stay on disk are not measured
+    again if their name, counts and shape are the same. Raises InputError, one line, for whatever is wrong.
     """
     kind, colon, path = spec.partition(":")
     if kind in READERS and not path:
@@ -82,7 +87,7 @@ def load(
         points = TOYS[kind](np.random.default_rng(seed), TOY_TRAIN + TOY_HELD_OUT)
         return _data(kind, Raw(points[:TOY_TRAIN], points[TOY_TRAIN:]), seed, toys.RING if kind == "mixture" else None)
     if kind in ARCHIVES:
-        return _data(kind, ARCHIVES[kind](None if data_dir is None else Path(data_dir)), seed)
+        return _data(kind, ARCHIVES[kind](None if data_dir is None else Path(data_dir)), seed, record=record)
     if kind == "digits":
         return _data(kind, archives.digits(), seed)
     known = ["digits", *TOYS, *ARCHIVES, *(k + ":PATH" for k in READERS)]
@@ -112,6 +117,8 @@ def _data(
 ) -> Data:
 
     raw, labels = code(raw, name)
+    if record is not None:
+        raw, labels = as_recorded(raw, labels, Data.from_record(record).labels)
     raw = _complete(split(raw, name, seed), name)
     train, held_out, levels = raw.train, raw.held_out, raw.levels
     assert held_out is not None

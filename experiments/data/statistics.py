@@ -1,4 +1,4 @@
-"""What is measured of data, once: range, moments and covariance of the training part, the classes of its labels.
+"""What is measured of data, once: range, moments and covariance of the training part.
 
 One pass over blocks b of rows, which may lie on disk; with counts n, means m and sums of squares S of each element,
 
@@ -112,42 +112,3 @@ def split(raw: Raw, name: str, seed: int) -> Raw:
         held_out_mask=part(raw.train_mask, held_out),
         groups=part(raw.groups, train),
     )
-
-
-class Labels(NamedTuple):
-    """What labels are: whole numbers 0..classes-1, or real numbers."""
-
-    classes: int | None
-    """None for real numbers."""
-    names: tuple[str, ...] | None = None
-    """The words of the classes, where the source gives words."""
-
-
-def code(raw: Raw, name: str) -> tuple[Raw, Labels | None]:
-    """Labels as int32 0..K-1 or as float32, and what they are; labels that do not match are an InputError."""
-    parts = [(raw.train_labels, raw.train, "training")]
-    parts += [] if raw.held_out is None else [(raw.held_out_labels, raw.held_out, "test")]
-    given = [(np.asarray(labels), values, part) for labels, values, part in parts if labels is not None]
-    if not given:
-        return raw, None
-    for labels, values, part in given:
-        if labels.ndim == 0 or len(labels) != len(values):
-            raise InputError(f"{name}: labels of shape {labels.shape} for {len(values)} {part} examples; give one each")
-    if len(given) < len(parts):
-        raise InputError(f"{name}: only one of its training and test parts has labels; give both, or none")
-    joined = np.concatenate([labels for labels, _, _ in given])
-    names = raw.label_names
-    if joined.dtype.kind in "US":
-        words, joined = np.unique(joined, return_inverse=True)
-        names = tuple(map(str, words))
-    if joined.dtype.kind not in "buif" or not np.isfinite(joined).all():
-        raise InputError(f"{name}: labels must be whole numbers, words or finite real numbers, got {joined.dtype}")
-    real = joined.dtype.kind == "f" or joined.ndim > 1
-    if not real and joined.min() < 0:
-        raise InputError(f"{name}: label {joined.min()} is negative; classes count from 0")
-    kind = Labels(None) if real else Labels(len(names) if names else int(joined.max()) + 1, names)
-    if kind.classes is not None and joined.max() >= kind.classes:
-        raise InputError(f"{name}: label {joined.max()} is beyond its {kind.classes} classes")
-    joined = joined.astype(np.float32 if real else np.int32)
-    n = len(given[0][0])
-    return raw._replace(train_labels=joined[:n], held_out_labels=joined[n:] if len(given) == 2 else None), kind

@@ -29,6 +29,8 @@ class Job:
 
     key: jax.Array
     flags: Any
+    named: dict[str, int | None]
+    """The classes that --label, --attribute and --against name."""
     data: Data
     """With its examples."""
     model: Model
@@ -64,7 +66,7 @@ class Job:
 
     def of_class(self, size: int) -> Partial:
         """The score of so many examples of the class --label, with --guidance; without one that of all of them."""
-        label, w = self.flags.label, self.flags.guidance
+        label, w = self.named["label"], self.flags.guidance
         if label is None:
             return self.score
         return ss.given(ss.guidance.classifier_free(self.score, self.score, w), jnp.full(size, label))

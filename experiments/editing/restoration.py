@@ -20,8 +20,9 @@ from jax.tree_util import Partial
 import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.cli.keys import stream
-from experiments.data.arrays import reading
+from experiments.data.arrays import Options, reading
 from experiments.data.dataset import Data
+from experiments.data.headers import archive_of, array_of, check_archive
 from experiments.data.tables import read_cells
 from scoresde.inverse.operators import mask
 
@@ -139,12 +140,13 @@ def read(path: Path, data: Data) -> tuple[np.ndarray, list[str]]:
     header: list[str] = []
     with reading(path):
         if path.suffix == ".npz":
-            with np.load(path) as stored:
+            with archive_of(path) as stored:
                 if len(stored.files) != 1:
                     raise InputError(f"{path} must hold one array, it has {', '.join(stored.files)[:200]}")
+                check_archive(stored, stored.files, path, Options.in_memory_gib)
                 x = stored[stored.files[0]]
         elif path.suffix == ".npy":
-            x = np.load(path)
+            x = array_of(path, Options.in_memory_gib)
         elif path.name.endswith((".csv", ".csv.gz")):
             x, header = read_cells(path, masked=True)
         else:

@@ -43,6 +43,7 @@ MARGIN, GUTTER, PANEL, ABREAST = 40, 36, 344, 4
 SHOWN_POINTS, SHOWN_FRAMES, SHOWN_ROWS = 2000, 9, 3
 PIXELS = 13_000
 TILE, SPACE = 150, 6
+NAME, LETTER = 12, 10  # letters of a class's name that are shown, and pixels for each
 NAMES = {"euler_maruyama": "Euler–Maruyama", "predictor_corrector": "Predictor–corrector", "ddim": "DDIM"}
 NOTE = "SW: sliced-Wasserstein distance to the held-out data; × real: over that of training examples"
 
@@ -96,7 +97,7 @@ def samples(report: Report, arrays: Arrays) -> Figure:
 
 
 def classes(report: Report, arrays: Arrays) -> Figure:
-    """Samples of each class, a row a class, for each weight of guidance; points of a class share a panel."""
+    """Samples of each class, a row with its name, for each weight of guidance; points of a class share a panel."""
     known = report["classes"]
     heads = [(f"Guidance {weight}", "a row a class" if i == 0 else "") for i, weight in enumerate(known["weights"])]
     sets = [arrays[f"classes_{weight}"] for weight in known["weights"]]
@@ -106,11 +107,16 @@ def classes(report: Report, arrays: Arrays) -> Figure:
     tiles = [shades(x.reshape(-1, *x.shape[2:]), *ends) for x in sets]
     rows, columns = sets[0].shape[:2]
     (h, w), zoom = tiles[0].shape[1:3], max(1, PANEL // (columns * tiles[0].shape[2]))
-    cell = columns * (w * zoom + GAP) + GUTTER
-    page = Page(2 * MARGIN + len(sets) * cell - GUTTER, 54 + rows * (h * zoom + GAP) + 90)
+    names = [name[:NAME] for name in known.get("names", [])]
+    cell, left = columns * (w * zoom + GAP) + GUTTER, MARGIN + LETTER * max(map(len, names), default=0)
+    page = Page(MARGIN + left + len(sets) * cell - GUTTER, 54 + rows * (h * zoom + GAP) + 90)
+    for row, name in enumerate(names):
+        page.text(
+            left - 10, 98 + row * (h * zoom + GAP) + h * zoom / 2 + 5, name, fontsize=7.5, color=MUTED, ha="right"
+        )
     for i, (head, images) in enumerate(zip(heads, tiles, strict=True)):
-        page.heading(MARGIN + i * cell, 54, *head, width=cell)
-        page.image(MARGIN + i * cell, 98, grid(images, columns, zoom))
+        page.heading(left + i * cell, 54, *head, width=cell)
+        page.image(left + i * cell, 98, grid(images, columns, zoom))
     return page.figure
 
 

@@ -57,7 +57,8 @@ def samples(path: Path) -> Samples:
     path = existing(path, folder=True)
     if not path.is_dir() and path.suffix != ".npz":
         raise InputError(f"--samples {path} must be an .npz or a folder of PNGs, as experiments.sample writes them")
-    raw = read_images(path, Options(in_memory_gib=math.inf)) if path.is_dir() else read_npz(str(path), Options())
+    whole = Options(in_memory_gib=math.inf)
+    raw = read_images(path, whole) if path.is_dir() else read_npz(str(path), whole)
     beside = path.with_name(path.name + ".json")
     try:
         manifest = json.loads(beside.read_text()) if beside.exists() else {}

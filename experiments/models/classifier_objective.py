@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.data.dataset import Data
+from experiments.data.labels import check_taught
 from experiments.models.networks import Preset
 from experiments.models.score_objective import TIMES, Law, Minimised, noise_level
 from experiments.models.values import Architecture, Network, Objective
@@ -64,7 +65,9 @@ def preset(data: Data, word: Network | None = None) -> Preset:
 def check(how: Objective, data: Data) -> None:
     """Raise InputError for flags that do not go together, or not with the data."""
     if data.labels is None or data.labels.classes is None or data.labels.classes < 2:
-        raise InputError(f"a classifier needs data with classes, two at least; {data.name} has none")
+        has = "none" if data.labels is None else data.labels.describe()
+        raise InputError(f"a classifier needs data with classes, two at least; {data.name} has {has}")
+    check_taught(data.labels, data.train_labels, data.name)
     if how.times == "adaptive":
         raise InputError("--times adaptive follows the denoising loss: choose another for a classifier")
 

@@ -15,6 +15,7 @@ import numpy as np
 import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.data.dataset import Data
+from experiments.data.labels import SHOWN
 from experiments.data.load import load
 from experiments.models.build import Model, build
 from experiments.models.flags import Config
@@ -90,11 +91,25 @@ def _config(folder: Path, metadata: dict[str, Any]) -> Config:
     return Config.of(**flags)
 
 
-def examples(config: Config, *, spec: str | None = None, data_dir: Path | None = None) -> Data:
-    """The data of a run with their examples, or those that ``spec`` names; ``data_dir`` as for ``--data-dir``."""
-    if spec is None or spec == config.data:
-        return load(config.data, data_dir=data_dir or config.data_dir, options=config.options)
-    return load(spec, data_dir=data_dir, options=config.options)
+def examples(opened: Opened, *, spec: str | None = None, data_dir: Path | None = None) -> Data:
+    """The data of a run with their examples, or those that ``spec`` names; ``data_dir`` as for ``--data-dir``.
+
+    Classes have the numbers that the run knows them by.
+
+    Raises:
+        InputError: the data cannot be read, or have classes that the run does not know.
+    """
+    config, known = opened.config, opened.data.labels
+    own = spec is None or spec == config.data
+    folder = data_dir or config.data_dir if own else data_dir
+    data = load(spec or config.data, data_dir=folder, options=config.options, record=opened.data.record())
+    if data.labels is not None and data.labels != known and (own or config.objective.condition == "class"):
+        foreign = [word for word in data.labels.words if known is None or word not in known.words]
+        others = f"the classes {', '.join(foreign[:SHOWN])}" if foreign else data.labels.describe()
+        raise InputError(
+            f"{data.name} has {others}, which the run did not know: {known.describe() if known else 'no labels'}"
+        )
+    return data
 
 
 def digest(params: Any) -> str:

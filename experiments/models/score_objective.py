@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import scoresde as ss
 from experiments.cli.errors import InputError
 from experiments.data.dataset import Data
+from experiments.data.labels import check_taught
 from experiments.models.values import Objective, Optimiser, Times, Weight
 
 Law = tuple[float, float]
@@ -48,8 +49,11 @@ def check(how: Objective, data: Data) -> None:
     """Raise InputError for flags of the objective that do not go together, or not with the data."""
     if how.weight == "learned" and how.times == "adaptive":
         raise InputError("--weight learned balances the levels as their times are drawn: choose another --times")
-    if how.condition == "class" and (data.labels is None or data.labels.classes is None):
-        raise InputError(f"--condition class needs data with classes; {data.name} has none")
+    if how.condition == "class":
+        if data.labels is None or data.labels.classes is None:
+            has = "none" if data.labels is None else f"{data.labels.describe()}: store whole numbers or words"
+            raise InputError(f"--condition class needs data with classes; {data.name} has {has}")
+        check_taught(data.labels, data.train_labels, data.name)
     if how.augment and len(data.event_shape) != 3:
         raise InputError(f"--augment is for images (H, W, C), the data have shape {data.event_shape}: drop it")
 

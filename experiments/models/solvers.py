@@ -10,6 +10,7 @@ import numpy as np
 
 import scoresde as ss
 from experiments.cli.errors import InputError
+from experiments.data.labels import class_of
 from experiments.models.saved import Opened
 
 SolverWord = Literal[
@@ -155,17 +156,14 @@ class DrawingFlags(SolverFlags, DrawsFlags):
         return {"parameters": "raw" if self.raw else "average"} | self.chosen() | {"seed": self.seed}
 
 
-def class_count(opened: Opened, label: int | None = None) -> int:
-    """How many classes a model knows, 0 for none; InputError if ``label`` is none of them."""
+def class_count(opened: Opened) -> int:
+    """How many classes a model knows, 0 for none."""
     known = opened.config.objective.condition != "none" and opened.data.labels is not None
-    count = int(opened.data.labels.classes or 0) if known and opened.data.labels is not None else 0
-    if label is not None and not count:
+    return int(opened.data.labels.classes or 0) if known and opened.data.labels is not None else 0
+
+
+def told(opened: Opened, label: str | None) -> int | None:
+    """The class --label, None if it is not given; InputError if the model knows no classes, or not this one."""
+    if label is not None and not class_count(opened):
         raise InputError("the model knows no classes: drop --label, or train with --condition class")
-    check_class("label", label, count, opened.data.name)
-    return count
-
-
-def check_class(flag: str, value: int | None, count: int, name: str) -> None:
-    """Raise InputError if the flag is given and names none of the ``count`` classes of the data called ``name``."""
-    if value is not None and not 0 <= value < count:
-        raise InputError(f"--{flag} must be in 0..{count - 1}, the classes of {name}, got {value}")
+    return class_of("label", label, opened.data.labels, opened.data.name)

@@ -339,9 +339,10 @@ print(load.load(f"csv:{folder / 'gaps.csv'}", options=load.Options(missing="mask
 # ## 5. Arrays and pictures
 #
 # `npy:FILE` and `npz:FILE` take arrays `(n, ...)`: unsigned integers are levels and give bits per dimension, floats are
-# measurements and give nats. An `.npz` may hold `train` and `test`, with `train_labels` and `test_labels`.
-# `images:FOLDER` takes 8-bit pictures of one size, in folders whose names are their classes if there are several, or
-# beside a `dataset.json`; a zip will do as well. With classes, `--condition class` learns the score of each.
+# measurements and give nats. An `.npz` may hold `train` and `test`, with `train_labels` and `test_labels`, or `x`, `y`.
+# `images:FOLDER` takes pictures of one size (any with `--size 64`), in folders whose names are their classes if there
+# are several, or beside a `dataset.json`; a zip will do as well. With classes, `--condition class` learns the score of
+# each.
 # `--dry-run` says what would be done and stops.
 
 # %%

@@ -76,7 +76,7 @@ def train(
     folder = config.folder
     record = stored(folder).get("data")
     data = load(config.data, data_dir=config.data_dir, options=config.options, record=record)
-    found = json.loads(json.dumps(data.record()))
+    found = {name: value for name, value in json.loads(json.dumps(data.record())).items() if name != "note"}
     if record is not None and (other := [name for name in found if record.get(name) != found[name]]):
         raise InputError(f"{folder} was trained on data of another {', '.join(other)}; choose another --workdir")
     config = config.resolve(data)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, expand, normal_per_example
+from scoresde.arrays import example_keys, expand, normal_per_example, widened
 from scoresde.flow.latents import decode, encode, slerp
 from scoresde.flow.probability import Flow
 from scoresde.score import Score
@@ -42,7 +42,7 @@ def sdedit(
         first: number of the first example, as for ``ss.integrate``.
         settings: ``noise`` and ``trajectory`` of ``ss.integrate``.
     """
-    x = jnp.asarray(x, jnp.result_type(float, x))
+    x = widened(jnp.asarray(x, jnp.result_type(float, x)))
     key_noise, key_steps = jax.random.split(key)
     t, t_min = (jnp.asarray(v, x.dtype) for v in (check_table(table).times[0], sde.t_min))
     gain = jnp.exp(sde.log_alpha(t) - sde.log_alpha(t_min))

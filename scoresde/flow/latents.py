@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.arrays import expand, flatten
+from scoresde.arrays import expand, flatten, widened
 from scoresde.flow.probability import Flow, probability_flow
 from scoresde.score import Score
 from scoresde.sde import SDE
@@ -43,7 +43,7 @@ def slerp(a: ArrayLike, b: ArrayLike, weight: ArrayLike) -> jax.Array:
     Raises:
         ValueError: the shapes do not belong together.
     """
-    a, b = jnp.asarray(a, jnp.result_type(float, a, b)), jnp.asarray(b, jnp.result_type(float, a, b))
+    a, b = (widened(jnp.asarray(v, jnp.result_type(float, a, b))) for v in (a, b))
     if a.shape != b.shape or a.ndim < 2:
         raise ValueError(f"a and b must have one shape (B, *event), got {a.shape} and {b.shape}")
     w = jnp.asarray(weight, a.dtype)

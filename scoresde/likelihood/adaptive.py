@@ -24,7 +24,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.angle import angle, radius, time_at
-from scoresde.arrays import example_keys, number
+from scoresde.arrays import example_keys, number, widened
 from scoresde.checks import examples
 from scoresde.flow.probability import Method, failure_message, velocity
 from scoresde.likelihood.divergence import Divergence, hutchinson
@@ -116,7 +116,7 @@ def log_likelihood(
 
 def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
     """x as an array, or a ValueError: floating point, of shape (B, *event), with an estimator of the divergence."""
-    x = jnp.asarray(x)
+    x = widened(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be floating point, got {x.dtype}: for integer data use dequantised_log_likelihood")
     if x.ndim < 2:

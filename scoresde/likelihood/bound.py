@@ -36,7 +36,7 @@ from jax.scipy.stats import norm
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten, number, on_host
+from scoresde.arrays import flatten, number, on_host, widened
 from scoresde.checks import whole
 from scoresde.flow.probability import failure_message
 from scoresde.likelihood.adaptive import check_levels
@@ -184,7 +184,7 @@ def likelihood_bound(
     >>> bool(jnp.all(abs(got.bound - law.log_prob(x)) < 1e-3))
     True
     """
-    x = jnp.asarray(x)
+    x = widened(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"x must be floating point, got {x.dtype}: for integer data use discrete_bound")
     check_sampling(x, draws, repeats, sigma_data)

@@ -156,11 +156,18 @@ def test_files_that_do_not_fit_are_one_line(table, tmp_path):
     run, _ = table
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
     np.save(tmp_path / "empty.npy", np.full((2, 3), np.nan))
-    (tmp_path / "x.txt").write_text("1")
+    np.save(tmp_path / "objects.npy", np.array([None] * 3))
+    (tmp_path / "short.npy").write_bytes((tmp_path / "wide.npy").read_bytes()[:-8])
+    for name in ("x.txt", "text.npy", "text.npz"):
+        (tmp_path / name).write_text("1")
     for name, message in (
         ("wide.npy", r"holds float64 \(2, 5\), the model takes numbers \(n, 3\)"),
         ("empty.npy", r"example 0 \(from 0\) has no value at all"),
         ("x.txt", "must end in .npy, .npz, .csv"),
+        ("objects.npy", "holds Python objects, which are not opened"),
+        ("short.npy", "promises the shape .2, 5., 80 bytes, but 72 follow"),
+        ("text.npy", r"text.npy cannot be read \(no array of NumPy\)"),
+        ("text.npz", r"text.npz cannot be read \(no zip of arrays\)"),
     ):
         with pytest.raises(InputError, match=message):
             restore(run, tmp_path / "out", input=tmp_path / name)

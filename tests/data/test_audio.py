@@ -107,6 +107,60 @@ def test_every_sample_format(tmp_path):
         np.testing.assert_array_equal(rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)])
 
 
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits", "floats"])
+@pytest.mark.parametrize("rates", [(16_000, 8_000, 4_000), (44_100, 8_000, 11_025)])
+def test_files_of_other_rates_are_resampled(tmp_path, kind, rates):
+    """Tones below the lowest Nyquist frequency are those that would have been sampled at the rate asked for."""
+    top, middle = {"8 bits": (100, 128), "16 bits": (20_000, 2**15), "floats": (0.7, 0)}[kind]
+    for i in range(12):
+        rate = rates[i % 3]
+        tone = top * np.sin(2 * np.pi * (300 + 50 * i) * np.arange(rate // 4) / rate)
+        whole = np.rint(tone).astype(int)
+        content = pcm(whole + 128, 1, rate) if kind == "8 bits" else pcm(whole, 2, rate)
+        write(tmp_path / "s", {f"{i:02d}.wav": floats(tone, rate) if kind == "floats" else content})
+    refused(tmp_path / "s", "01.wav has 8000 Hz .* samples, but 00.wav has .* Hz .*; use --rate 8000", window=2000)
+    data = load(f"audio:{tmp_path / 's'}", options=Options(window=2000, rate=8000))
+    assert data.note == "8000 Hz, windows of 2000 samples, 8 of 12 files resampled to 8000 Hz"
+    assert data.levels == {"8 bits": 256, "16 bits": 65536, "floats": None}[kind]
+    rows = np.concatenate([data.train, data.held_out])[..., 0].astype(float) - middle
+    files = np.random.default_rng(0).permutation(12)
+    files = np.concatenate([np.sort(files[:11]), files[11:]])
+    for row, i in zip(rows, files, strict=True):
+        exact = top * np.sin(2 * np.pi * (300 + 50 * i) * np.arange(2000) / 8000)
+        assert np.abs(row - exact)[100:-100].max() < 0.005 * top + (0.5 + 0.5 * (i % 3 != 1)) * (kind != "floats")
+        assert i % 3 != 1 or np.abs(row - exact).max() < 0.5 * (kind != "floats") + 1e-6
+
+
+def test_silence_stays_silence(tmp_path):
+    """Levels are resampled about their middle, so that the ends of a file do not ring."""
+    quiet = {f"{i:02d}.wav": pcm(np.full(400, 7 * i - 30), 2, 16_000) for i in range(12)}
+    data = load(f"audio:{write(tmp_path / 's', quiet)}", options=Options(window=100, rate=8000))
+    rows = data.train[..., 0].astype(int) - 2**15
+    assert np.ptp(rows[:, 5:-5], axis=1).max() <= 1 and np.abs(rows).max() < 80
+
+
+def test_sound_is_known_by_its_size_before_it_is_read(tmp_path):
+    quiet = {f"a/{i}.wav": pcm(np.zeros(2000, int), 2) for i in range(9)}
+    source = write(tmp_path / "s", quiet)
+    with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in quiet:
+            archive.write(source / name, name)
+    with tarfile.open(tmp_path / "s.tar.xz", "w:xz") as archive:
+        archive.add(source, ".")
+    for place in (source, tmp_path / "s.zip", tmp_path / "s.tar.xz"):
+        refused(place, r"takes [1-9.]+e-05 GiB of memory, more than --in-memory-gib 1e-05;", in_memory_gib=1e-5)
+        refused(place, "takes 0.0335 GiB of memory", in_memory_gib=1e-3, rate=8_000_000)
+
+
+def test_hidden_and_linked_sound(tmp_path):
+    source = write(tmp_path / "s", {f"b/{i}.wav": pcm(RNG.integers(-9, 9, 30), 2) for i in range(6)})
+    write(tmp_path / "t", {f"{i}.wav": pcm(RNG.integers(-9, 9, 30), 2) for i in range(6)})
+    (source / "a").symlink_to(tmp_path / "t", target_is_directory=True)
+    write(source, {"b/._0.wav": b"", ".trash/0.wav": b""})
+    data = load(f"audio:{source}", options=Options(window=10))
+    assert data.labels == (2, ("a", "b")) and data.note.endswith("; hidden, left out: .trash/, b/._0.wav")
+
+
 def test_mistakes(tmp_path):
     folder = tmp_path / "s"
     refused(folder, "s does not exist")
@@ -118,6 +172,7 @@ def test_mistakes(tmp_path):
     write(folder, good)
     refused(folder, "no file has 1024 samples; choose a smaller --window")
     refused(folder, "--window must be at least 1, got 0", window=0)
+    refused(folder, "--rate must be at least 1, got 0", rate=0)
     for content, words in (
         (good["3.wav"][:70], "3.wav cannot be read"),
         (good["3.wav"][:20], "3.wav cannot be read"),

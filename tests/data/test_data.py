@@ -5,13 +5,11 @@ import gzip
 import hashlib
 import http.server
 import io
-import json
 import math
 import pickle
 import sys
 import tarfile
 import threading
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -313,7 +311,8 @@ def test_cifar_archives(tmp_path, monkeypatch, form):
     data = load("cifar10", data_dir=tmp_path)
     np.testing.assert_array_equal(data.train, np.concatenate([images for _, images in batches[:5]]))
     np.testing.assert_array_equal(data.held_out, batches[5][1])
-    np.testing.assert_array_equal(data.train_labels, np.concatenate([labels for labels, _ in batches[:5]]))
+    told = np.array(data.labels.words)[data.train_labels].astype(int)
+    np.testing.assert_array_equal(told, np.concatenate([labels for labels, _ in batches[:5]]))
     if form == "binary":
         cifar_archive(path, form, batches[:5])
         refused("cifar10", "lacks test_batch.bin", data_dir=tmp_path)
@@ -321,63 +320,6 @@ def test_cifar_archives(tmp_path, monkeypatch, form):
         refused("cifar10", "cannot be read|lacks", data_dir=tmp_path)
         path.unlink()
         refused("cifar10", "neither cifar-10-binary.tar.gz nor image zips", data_dir=tmp_path)
-
-
-def write_images(folder, n=12, mode="RGB", size=(6, 5)):
-    from PIL import Image
-
-    rng, pixels = np.random.default_rng(0), {}
-    for i in range(n):
-        shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-        pixels[f"{i % 2}/{i:03d}.png"] = rng.integers(0, 256, shape, np.uint8)
-        (folder / str(i % 2)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[f"{i % 2}/{i:03d}.png"]).save(folder / f"{i % 2}/{i:03d}.png")
-    return pixels
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("packed", [False, True])
-def test_images_from_a_folder_or_zip(tmp_path, packed, mode):
-    pixels = write_images(tmp_path / "pictures", mode=mode)
-    labels = {"labels": [[name, int(name[0])] for name in pixels]}
-    (tmp_path / "pictures" / "dataset.json").write_text(json.dumps(labels))
-    source = tmp_path / "pictures"
-    if packed:
-        with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
-            for file in source.rglob("*.*"):
-                archive.write(file, file.relative_to(source))
-        source = tmp_path / "p.zip"
-    data, names = load(f"images:{source}"), sorted(pixels)
-    order = np.random.default_rng(0).permutation(12)
-    assert data.levels == 256 and data.event_shape == ((5, 6, 3) if mode == "RGB" else (5, 6, 1))
-    for k, i in enumerate(order[:11]):
-        np.testing.assert_array_equal(data.train[k].squeeze(), pixels[names[i]])
-    assert data.train_labels is not None
-    assert data.train_labels.tolist() == [int(names[i][0]) for i in order[:11]]
-
-
-def test_image_mistakes(tmp_path):
-    from PIL import Image
-
-    folder = tmp_path / "p"
-    refused(f"images:{folder}", "p does not exist")
-    folder.mkdir()
-    refused(f"images:{folder}", "holds no images")
-    write_images(folder)
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "0/odd.png")
-    refused(f"images:{folder}", r"0/odd.png has shape \(4, 4, 3\), but 0/000.png has \(5, 6, 3\)")
-    Image.fromarray(np.zeros((5, 6, 4), np.uint8)).save(folder / "0/odd.png")
-    refused(f"images:{folder}", "0/odd.png has mode RGBA; expected 8-bit grey or RGB")
-    Image.fromarray(np.zeros((5, 6), np.uint16)).save(folder / "0/odd.png")
-    refused(f"images:{folder}", "0/odd.png has mode I;16")
-    for content in (b"", b"not an image", (folder / "0/000.png").read_bytes()[:60]):
-        (folder / "0/odd.png").write_bytes(content)
-        refused(f"images:{folder}", "0/odd.png cannot be read")
-    (folder / "0/odd.png").unlink()
-    (folder / "dataset.json").write_text("{")
-    refused(f"images:{folder}", "cannot be read")
-    (tmp_path / "x.zip").write_bytes(b"PK nothing")
-    refused(f"images:{tmp_path / 'x.zip'}", "x.zip cannot be read")
 
 
 def test_npz_names(tmp_path):
@@ -393,10 +335,6 @@ def test_npz_names(tmp_path):
     refused(f"npz:{file}", r"train has examples of shape \(3,\), test of \(2,\)")
     np.savez(file, train=x, test=(y > 0))
     refused(f"npz:{file}", "train is float64 and test is bool")
-    np.savez(file, x=np.array([object()] * 20))
-    refused(f"npz:{file}", "cannot be read .*Object arrays")
-    file.write_bytes(file.read_bytes()[:40])
-    refused(f"npz:{file}", "cannot be read")
 
 
 def test_levels_of_arrays(tmp_path):

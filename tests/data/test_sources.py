@@ -93,47 +93,6 @@ def test_moments_do_not_depend_on_the_blocks(monkeypatch, masked):
         assert (moments.low, moments.high) == (np.nanmin(kept), np.nanmax(kept)) and not moments.whole
 
 
-def test_labels_are_classes_words_or_real_numbers(tmp_path):
-    x, file = RNG.normal(size=(30, 2)), tmp_path / "a.npz"
-    order = np.random.default_rng(0).permutation(30)
-    words = np.array(["cat", "ant", "dog"] * 10)
-    for labels, kind, coded in (
-        (np.arange(30) % 3, (3, None), np.arange(30) % 3),
-        (words, (3, ("ant", "cat", "dog")), np.array([1, 0, 2] * 10)),
-        (np.linspace(0, 1, 30), (None, None), np.linspace(0, 1, 30).astype("f4")),
-        (np.eye(30)[:, :4], (None, None), np.eye(30)[:, :4]),
-    ):
-        data = load(npz(file, x=x, labels=labels))
-        assert data.labels == kind
-        np.testing.assert_array_equal(np.concatenate([data.train_labels, data.held_out_labels]), coded[order])
-        assert data.train_labels.dtype == (np.float32 if kind[0] is None else np.int32)
-        assert ("3 classes" if kind[0] else "real labels") in data.describe()
-    refused(npz(file, x=x, labels=np.arange(29)), r"labels of shape \(29,\) for 30 .*examples; give one each")
-    refused(npz(file, x=x, labels=np.arange(30) - 1), "label -1 is negative")
-    refused(npz(file, x=x, labels=np.full(30, np.nan)), "finite real numbers")
-    refused(npz(file, train=x, test=x, train_labels=words), "labels for one of `train` and `test` only")
-
-
-def test_folders_are_classes_where_no_list_says_otherwise(tmp_path):
-    pixels = {f"{word}/{i}.png": RNG.integers(0, 256, (4, 4, 3), np.uint8) for word in ("cat", "ant") for i in range(6)}
-    for name, image in pixels.items():
-        picture(tmp_path / "p" / name, image)
-    data = load(f"images:{tmp_path / 'p'}")
-    assert data.labels == (2, ("ant", "cat")) and data.train_labels is not None
-    known = {image.tobytes(): name.startswith("cat") for name, image in pixels.items()}
-    assert [known[image.tobytes()] for image in data.train] == data.train_labels.tolist()
-    listed = tmp_path / "p" / "dataset.json"
-    listed.write_text('{"labels": null}')
-    assert load(f"images:{tmp_path / 'p'}").labels is None
-    for change, words in (
-        (lambda labels: labels[1:], r"dataset.json has no label for cat/0.png; label every image"),
-        (lambda labels: [*labels, ["x.png", 0]], r"dataset.json labels x.png, which is not there"),
-        (lambda labels: [*labels[:-1], [labels[-1][0], [1, 2]]], "labels differ in length"),
-    ):
-        listed.write_text(json.dumps({"labels": change([[name, 0] for name in pixels])}))
-        refused(f"images:{tmp_path / 'p'}", words)
-
-
 @pytest.mark.parametrize("kind", ["images", "zip", "uint8", "int64", "float64", "whole floats"])
 def test_data_left_on_disk_are_the_data_in_memory(tmp_path, kind):
     """The same split, moments, levels, labels and examples; only where the examples lie differs."""
@@ -214,6 +173,22 @@ def test_any_idx_file_with_its_labels(tmp_path, code, dtype, packed):
     refused(spec, "labels of shape .19,. for 20 .*examples")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_by_their_headers(tmp_path, packed):
+    """Sizes that are not there, or are beyond the bound, are refused before anything is read."""
+    file = tmp_path / ("a-idx3-ubyte" + ".gz" * packed)
+    for shape, rest, words in (
+        ((2**31, 2**31, 2**31), b"", "takes 9.22e.18 GiB of memory, more than --in-memory-gib 0.01"),
+        ((20, 1000, 1000), bytes(2 * 10**7), "takes 0.0186 GiB of memory, more than --in-memory-gib 0.01; raise it"),
+        ((20, 3, 3), bytes(100), r"holds 100 values, its header says \[20, 3, 3\]"),
+        ((20, 3, 3), bytes(200), r"holds more than 180 values, its header says \[20, 3, 3\]"),
+        ((20, 3), b"", r"holds 0 values, its header says \[20, 3\]; fetch it again"),
+    ):
+        content = bytes([0, 0, 8, 3]) + np.array(shape, ">u4").tobytes() + rest
+        file.write_bytes(gzip.compress(content) if packed else content)
+        refused(f"idx:{file}", words, in_memory_gib=0.01)
+
+
 class Feature:
     def __init__(self, dtype="", names=()):
         self.dtype, self.names = dtype, names
@@ -250,6 +225,8 @@ def hub(monkeypatch):
 
 
 def test_sets_of_the_hub(hub):
+    from PIL import Image
+
     module, put = hub
     images = RNG.integers(0, 256, (30, 4, 4), np.uint8)
     rows = [{"image": image, "label": i % 3} for i, image in enumerate(images)]
@@ -261,7 +238,14 @@ def test_sets_of_the_hub(hub):
     assert data.levels == 256 and data.labels == (3, ("x", "y", "z"))
     rows[7] = {"image": images[7][:3], "label": 0}
     put(features, train=rows)
-    refused("hf:a/b", r"hf:a/b train row 7 holds an image \(3, 4, 1\) of uint8")
+    refused("hf:a/b", r"hf:a/b train row 7 has shape \(3, 4, 1\), but row 0 has \(4, 4, 1\), and there are 2 sizes")
+    refused("hf:a/b", "hf:a/b train takes 4.47e-07 GiB of memory", in_memory_gib=1e-9, size=4)
+    data = load("hf:a/b", options=Options(size=4))
+    assert data.note == "train: 1 of 30 images of 2 sizes cut to their middle and resized to 4x4, 1 of them enlarged"
+    clear = [{"image": Image.merge("LA", [Image.fromarray(v)] * 2), "label": 0} for v in images]
+    put(features, train=clear[:20], test=clear[20:])
+    np.testing.assert_array_equal(load("hf:a/b", options=Options(alpha="drop")).held_out[..., 0], images[20:])
+    assert load("hf:a/b").note == "train: alpha over white: 20 of 20 images; test: alpha over white: 10 of 10 images"
     numbers = RNG.normal(size=(30, 2)).tolist()
     put(
         {"name": module.Value("string"), "u": module.Value("float64"), "v": module.Value("float32")},
@@ -314,7 +298,7 @@ def test_every_option_is_a_flag():
     from experiments.models.flags import Config
 
     assert Config().options == Options()
-    changed = Options(7, "a", "b", "c", 3, "mask", 1.0)
+    changed = Options(columns="a", missing="mask", split=3, window=7, channels="none", size=8, alpha="drop", rate=9)
     assert Config.of(**dataclasses.asdict(changed)).options == changed
     with pytest.raises(InputError, match=r"--flip is for images; the examples of mixture have shape \(2,\)"):
         Config.of(data="mixture", flip=True).resolve(load("mixture"))

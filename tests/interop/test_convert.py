@@ -1,6 +1,7 @@
 """Checkpoints of score_sde and EDM from file to network, their configuration guessed, and the command that converts."""
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import streams
 from flax.serialization import msgpack_serialize
 
+import scoresde.checkpoint
 from experiments import convert
 from scoresde.interop import edm_file, score_sde_file
 from scoresde.interop.checkpoints import read_score_sde
@@ -329,6 +331,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "text.json").write_text('{"beta_max": "x"}')
     (tmp_path / "w.safetensors").write_bytes(b"\x10" + bytes(30))
     np.savez_compressed(tmp_path / "w.npz", x=1)
+    scoresde.checkpoint.save(tmp_path / "run" / "checkpoint", {"a": np.ones(2)}, {"config": {}})
     missing = saved(tmp_path / "missing.pth", {k: v for k, v in STATE.items() if k != "all_modules.2.bias"})
     monkeypatch.chdir(tmp_path)
     for arguments, match in [
@@ -345,6 +348,11 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
         ([good, "out", "--raw", "--config", "list.json"], "expected a JSON object"),
         ([good, good], "the source itself"),
         ([missing, "out", "--raw"], "missing all_modules.2.bias"),
+        (
+            ["run", "out"],
+            "run is a run of this project, .* experiments.export --checkpoint run --out out",
+        ),
+        (["run/checkpoint", "out"], "use python -m experiments.export --checkpoint run/checkpoint"),
         ([good], "DEST"),
     ]:
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
@@ -352,7 +360,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
             convert.main()
         err = capsys.readouterr().err
         assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
-        assert match.lower() in err.lower(), err
+        assert match.lower() in err.lower() or re.search(match, err), err
     assert not (tmp_path / "executed").exists() and not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,7 @@
 """Models that know classes: with the exact score of each class likelihood, samples and classifier are exact."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -14,6 +15,7 @@ import scoresde as ss
 from experiments import run, sample
 from experiments.cli.errors import InputError
 from experiments.data.load import load
+from experiments.figures import run_figures
 from experiments.measures import classes, likelihoods
 from experiments.measures.jobs import Work
 from experiments.models.build import build
@@ -131,6 +133,38 @@ def test_data_without_classes_are_refused(tmp_path):
         sample.program(flags, None)
 
 
+def test_files_of_samples_hold_their_labels_by_name(tmp_path):
+    """As an array or as dataset.json, and both are read back as labelled data with the same classes."""
+    from rich.console import Console
+
+    rng, words = np.random.default_rng(0), np.array(["c10", "china", "c9"])
+    labels = words[np.arange(60) % 3]
+    np.savez(tmp_path / "a.npz", x=rng.integers(0, 256, (60, 4, 4, 1), np.uint8), labels=labels)
+    save_run(tmp_path / "run", f"npz:{tmp_path / 'a.npz'}", condition="class", network="mlp")
+    for out, kind, label in (("x.npz", "npz", None), ("x", "images", None), ("y.npz", "npz", "china")):
+        flags = {"checkpoint": tmp_path / "run", "out": tmp_path / out, "n": 12, "label": label, "evaluations": 2}
+        sample.program(sample.Flags(**flags), Console(quiet=True))
+        found, drawn = load(f"{kind}:{tmp_path / out}"), np.array(["c9", "c10", "china"])[np.arange(12) % 3]
+        drawn = drawn if label is None else np.full(12, label)
+        told = np.concatenate([found.train_labels, found.held_out_labels])
+        order = np.random.default_rng(0).permutation(12)
+        assert np.array(found.labels.words)[told].tolist() == drawn[order].tolist()
+        assert json.loads((tmp_path / f"{out}.json").read_text())["plan"]["label"] == (None if label is None else 2)
+    flags = sample.Flags(checkpoint=tmp_path / "run", out=tmp_path / "z.npz", label="chna")
+    with pytest.raises(InputError, match="--label must be one of the 3 classes of .*, c9, c10, china; .*mean china"):
+        sample.program(flags, None)
+
+
+def test_sheets_name_their_rows():
+    rng = np.random.default_rng(0)
+    report = {"data": {"event_shape": [4, 4, 1], "levels": 17}, "classes": {"weights": ["1"], "names": ["china", "b"]}}
+    found = {"classes_1": rng.integers(0, 17, (2, 3, 4, 4, 1)), "real": rng.integers(0, 17, (5, 4, 4, 1))}
+    texts = {text.get_text(): text.get_position()[1] for text in run_figures.classes(report, found).texts}
+    assert texts["china"] > texts["b"] and "Guidance 1" in texts
+    del report["classes"]["names"]  # as runs of before have none
+    assert "china" not in {text.get_text() for text in run_figures.classes(report, found).texts}
+
+
 @pytest.mark.slow
 def test_a_conditional_run_from_training_to_samples(tmp_path, monkeypatch):
     """On digits: a report with the three figures and its picture; then samples of one class, guided."""
@@ -141,6 +175,9 @@ def test_a_conditional_run_from_training_to_samples(tmp_path, monkeypatch):
     report = run.run(Config.of(condition="class", workdir=tmp_path / "run", likelihood_repeats=1, **few), console)
     assert report["classes"]["classifier"]["examples"] == 20 and report["classes"]["weights"] == ["1", "3"]
     assert (tmp_path / "run" / "figures" / "classes.png").stat().st_size > 2000
+    assert report["classes"]["names"] == list(map(str, range(10)))
+    with np.load(tmp_path / "run" / "arrays.npz") as stored:
+        assert stored["labels_of_samples"].shape == (20,)
     assert "## Classes" in (tmp_path / "run" / "report.md").read_text()
     flags = sample.Flags(
         checkpoint=tmp_path / "run", out=tmp_path / "x.npz", n=8, label=3, guidance=2.0, evaluations=10
