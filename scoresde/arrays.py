@@ -33,6 +33,18 @@ def expand(t: jax.Array, x: jax.Array) -> jax.Array:
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t
 
 
+def widened(x: ArrayLike) -> jax.Array:
+    """x as an array; bfloat16 and float16, too coarse to solve an equation in, as float32."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def nan_unless(known: ArrayLike, x: ArrayLike) -> jax.Array:
+    """x where it is known, else NaN: a value by contract, at which ``jax_debug_nans`` does not stop outside ``jit``."""
+    with jax.debug_nans(False):
+        return jnp.where(known, x, jnp.nan)
+
+
 def on_host(function: Callable[..., Any], *arguments: Any) -> Any:
     """Evaluate ``function`` in float64 on the CPU, whatever ``jax_enable_x64`` says; return NumPy arrays.
 

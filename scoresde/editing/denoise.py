@@ -18,7 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, expand, is_concrete, on_host
+from scoresde.arrays import example_keys, expand, is_concrete, on_host, widened
 from scoresde.checks import whole
 from scoresde.likelihood.divergence import diagonal
 from scoresde.score import Score, as_partial, each, tweedie
@@ -146,13 +146,13 @@ def denoised_samples(
     if is_concrete(start) and is_concrete(t) and not np.all(np.abs(start - t) <= 1e-5 * sde.t_max):
         made_for = "shortened(sde, noise_time(sde, s))"
         raise ValueError(f"the table begins at t = {start:.6g}, but s at {float(t):.6g}: make it for {made_for}")
-    y = jnp.asarray(y, jnp.result_type(float, y))
+    y = widened(jnp.asarray(y, jnp.result_type(float, y)))
     return integrate(key, score, table, sde.alpha(jnp.asarray(start, y.dtype)) * y, first=first, **settings)
 
 
 def _state(sde: SDE, y: ArrayLike, s: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """(x_t, t) of y at noise s."""
-    y = jnp.asarray(y, jnp.result_type(float, y))
+    y = widened(jnp.asarray(y, jnp.result_type(float, y)))
     t = jnp.asarray(noise_time(sde, s), y.dtype)
     if t.shape not in ((), y.shape[:1]):
         raise ValueError(f"s must be a number or have shape {y.shape[:1]}, got {t.shape}")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, expand, normal_per_example
+from scoresde.arrays import example_keys, expand, nan_unless, normal_per_example, widened
 from scoresde.flow.latents import decode, encode, slerp
 from scoresde.flow.probability import Flow
 from scoresde.score import Score
@@ -42,7 +42,7 @@ def sdedit(
         first: number of the first example, as for ``ss.integrate``.
         settings: ``noise`` and ``trajectory`` of ``ss.integrate``.
     """
-    x = jnp.asarray(x, jnp.result_type(float, x))
+    x = widened(jnp.asarray(x, jnp.result_type(float, x)))
     key_noise, key_steps = jax.random.split(key)
     t, t_min = (jnp.asarray(v, x.dtype) for v in (check_table(table).times[0], sde.t_min))
     gain = jnp.exp(sde.log_alpha(t) - sde.log_alpha(t_min))
@@ -78,7 +78,7 @@ def edited(
     success = up.success & down.success
     stops = (down.at_limit, down.time), (up.at_limit, up.time)
     at_limit, time = jax.tree.map(lambda later, before: jnp.where(up.success, later, before), *stops)
-    x, num_evals = jnp.where(expand(success, down.x), down.x, jnp.nan), up.num_evals + down.num_evals
+    x, num_evals = nan_unless(expand(success, down.x), down.x), up.num_evals + down.num_evals
     return Flow(x, num_evals, success, down.max_steps, at_limit=at_limit, time=time)
 
 

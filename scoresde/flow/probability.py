@@ -24,7 +24,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.angle import angle, cos_sin, radius, time_at
-from scoresde.arrays import expand, is_concrete
+from scoresde.arrays import expand, is_concrete, widened
 from scoresde.checks import examples
 from scoresde.score import Score, as_partial, check_score, each
 from scoresde.sde import SDE
@@ -122,7 +122,7 @@ def probability_flow(
         ValueError: a time outside [t_min, t_max], a tolerance or scale that is not positive, an unsuitable solver,
             times to save that do not lead from ``t_start`` to ``t_end``.
     """
-    x = jnp.asarray(x, jnp.result_type(float, x))
+    x = widened(jnp.asarray(x, jnp.result_type(float, x)))
     examples(x)
     for name, t in (("t_start", t_start), ("t_end", t_end)):
         if is_concrete(t) and not sde.t_min * (1 - 1e-6) <= t <= sde.t_max * (1 + 1e-6):

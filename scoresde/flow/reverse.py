@@ -24,7 +24,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.angle import angle, radius
-from scoresde.arrays import example_keys, expand, is_concrete
+from scoresde.arrays import example_keys, expand, is_concrete, widened
 from scoresde.checks import examples, whole
 from scoresde.flow.probability import Flow
 from scoresde.score import Score, as_partial, check_score, each
@@ -64,7 +64,7 @@ def reverse_sde(
     Raises:
         ValueError: times that do not descend within [t_min, t_max], steps or scale not positive, an unsuitable solver.
     """
-    x = jnp.asarray(x, jnp.result_type(float, x))
+    x = widened(jnp.asarray(x, jnp.result_type(float, x)))
     examples(x)
     if is_concrete(t_start) and is_concrete(t_end):
         low, high = sde.t_min * (1 - 1e-6), sde.t_max * (1 + 1e-6)

@@ -36,7 +36,7 @@ from jax.scipy.stats import norm
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten, number, on_host
+from scoresde.arrays import flatten, nan_unless, number, on_host, widened
 from scoresde.checks import whole
 from scoresde.flow.probability import failure_message
 from scoresde.likelihood.adaptive import check_levels
@@ -112,7 +112,7 @@ def _bound(
     reconstruction = _decoded(key_data, sde, score, x, t_data, scale, decoder, first, repeats)
     prior = 0.5 * math.exp(path.log_snr[0]) * squares
     estimates = diffusion + reconstruction
-    error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(repeats) if repeats > 1 else jnp.full_like(prior, jnp.nan)
+    error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(repeats) if repeats > 1 else nan_unless(False, prior)
     diffusion, reconstruction = jnp.mean(diffusion, axis=0), jnp.mean(reconstruction, axis=0)
     bound, evals = -(prior + diffusion + reconstruction), jnp.full(len(x), repeats * (draws + 1))
     return Bound(bound, error, prior, diffusion, reconstruction, evals, jnp.isfinite(bound), draws)
@@ -184,7 +184,7 @@ def likelihood_bound(
     >>> bool(jnp.all(abs(got.bound - law.log_prob(x)) < 1e-3))
     True
     """
-    x = jnp.asarray(x)
+    x = widened(x)
     if jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"x must be floating point, got {x.dtype}: for integer data use discrete_bound")
     check_sampling(x, draws, repeats, sigma_data)

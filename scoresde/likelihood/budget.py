@@ -46,7 +46,7 @@ from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, number
+from scoresde.arrays import example_keys, number, widened
 from scoresde.flow.probability import failure_message
 from scoresde.likelihood.adaptive import log_likelihood
 from scoresde.likelihood.dequantisation import (
@@ -184,7 +184,7 @@ def error_budget(
         x, _ = dequantise(key_noise, x, law=dequantisation, first=first, **noise)
     coarse, fine = (log_likelihood(key, sde, score, x, rtol=rtol / by, atol=atol / by, **settings) for by in (1, 10))
     solves += [coarse, fine]
-    x = jnp.asarray(x)
+    x = widened(x)
     sample = x if data is None else jnp.asarray(data, x.dtype)
     prior, prior_bound = _prior(sde, fine.latent, x, sample)
     return ErrorBudget(

@@ -21,7 +21,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten, number
+from scoresde.arrays import flatten, number, widened
 from scoresde.grids import check_grid
 from scoresde.likelihood.denoising import check_sampling, denoising_error, gaussian_error, grid_path
 from scoresde.score import Score, as_partial
@@ -74,7 +74,7 @@ def rate_distortion(
         ValueError: x that is no batch of floating point examples, a grid that does not begin at t_max, or a setting out
             of range.
     """
-    x = jnp.asarray(x)
+    x = widened(x)
     check_sampling(x, 1, repeats, sigma_data)
     times, path, dims = check_grid(sde, grid), grid_path(sde, grid), math.prod(x.shape[1:])
     keys = jax.random.split(key, repeats)
