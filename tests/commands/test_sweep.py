@@ -92,12 +92,10 @@ def test_code_is_told_apart_by_what_it_does_and_by_the_versions_that_compute(mon
     def digest(source, **others):
         """Of scoresde/sde.py and other files, name by name."""
         root = tmp_path / str(len(list(tmp_path.iterdir())))
-        for name, text in {
-            "scoresde/sde.py": source,
-            **{k.replace("__", "/") + ".py": v for k, v in others.items()},
-        }.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text)
+        for name, text in ({"scoresde__sde": source} | others).items():
+            file = root / f"{name.replace('__', '/')}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
         return cells.code_digest(root)
 
     plain = digest(PLAIN)

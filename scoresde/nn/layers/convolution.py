@@ -4,8 +4,8 @@ XLA brings a convolution into the one layout that its fast CPU kernel knows, cha
 branches; inside, the derivatives that JAX writes (batch and channels exchanged) run twenty to sixty times slower, and a
 compiled training step is inside a loop (jax issue 12868). There the exchange is a transposition of the arrays; which of
 the two it is, the platform decides that a program is lowered for. Along one axis, with stride s, padding (l, h), the
-input of size n dilated by a to N = a(n - 1) + 1, the kernel of size k by b to K = b(k - 1) + 1, and M = s(m - 1) + 1 for
-the m outputs,
+input of size n dilated by a to N = a(n - 1) + 1, the kernel of size k by b to K = b(k - 1) + 1, and M = s(m - 1) + 1
+for the m outputs,
 
     y[o]      = sum_j  w[j] x'[s o + b j - l]
     dx[i]     = sum_j  w[k - 1 - j] dy'[a i + b j - (K - 1 - l)],      h = N + l - M,       dy' = dy dilated by s
