@@ -39,6 +39,12 @@ def widened(x: ArrayLike) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
+def nan_unless(known: ArrayLike, x: ArrayLike) -> jax.Array:
+    """x where it is known, else NaN: a value by contract, at which ``jax_debug_nans`` does not stop outside ``jit``."""
+    with jax.debug_nans(False):
+        return jnp.where(known, x, jnp.nan)
+
+
 def on_host(function: Callable[..., Any], *arguments: Any) -> Any:
     """Evaluate ``function`` in float64 on the CPU, whatever ``jax_enable_x64`` says; return NumPy arrays.
 

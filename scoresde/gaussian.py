@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, expand
+from scoresde.arrays import example_keys, expand, widened
 from scoresde.score import Score
 from scoresde.sde import SDE
 
@@ -195,6 +195,7 @@ def _correlated_score(mixture: CorrelatedMixture, sde: SDE, x: jax.Array, t: jax
     def of_example(x: jax.Array, t: jax.Array) -> jax.Array:
         return jax.grad(lambda x: mixture.marginal(sde, t).log_prob(x[None])[0])(x)
 
+    x = widened(x)
     return jax.vmap(of_example)(x, jnp.broadcast_to(t, x.shape[:1]).astype(x.dtype))
 
 
@@ -203,7 +204,7 @@ def _log_joint(
 ) -> tuple[jax.Array, jax.Array]:
     """log w_k N(x; alpha m_k, v_k) of shape (B, K), and the components' scores -(x - alpha m_k)/v_k, (B, K, *event)."""
     count, event = mixture.means.shape[0], mixture.event_shape
-    x = jnp.asarray(x, jnp.result_type(float, x))
+    x = widened(jnp.asarray(x, jnp.result_type(float, x)))
     if x.shape[1:] != event:
         raise ValueError(f"x must have shape (B, {', '.join(map(str, event))}) like the means, got {x.shape}")
     x = x[:, None]

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, expand, flatten, normal_per_example, on_host
+from scoresde.arrays import example_keys, expand, flatten, normal_per_example, on_host, widened
 
 LOG_SNR_START = -2 * math.log(1e-3)
 LOG_SNR_END = -10.0
@@ -37,7 +37,7 @@ LOG_SNR_LIMIT = -60.0  # below it alpha counts as vanished: float64 could not te
 
 
 def _time(t: ArrayLike) -> jax.Array:
-    return jnp.asarray(t, dtype=jnp.result_type(float, t))
+    return widened(jnp.asarray(t, dtype=jnp.result_type(float, t)))
 
 
 def _float32(value: float) -> float:
@@ -188,8 +188,7 @@ class SDE(abc.ABC):
 
     def prior_log_prob(self, x: ArrayLike) -> jax.Array:
         """log N(x; 0, sigma(t_max)^2 I) in nats: (B, *event) -> (B,)."""
-        x = jnp.asarray(x, jnp.result_type(float, x))
-        x = flatten(x)
+        x = flatten(widened(jnp.asarray(x, jnp.result_type(float, x))))
         variance = self.variance(jnp.asarray(self.t_max, x.dtype))
         return -0.5 * (jnp.sum(x**2, axis=1) / variance + x.shape[1] * jnp.log(2 * jnp.pi * variance))
 

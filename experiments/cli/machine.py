@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import resource
 import shlex
 import sys
 from pathlib import Path
@@ -36,12 +35,19 @@ def environment(program: str) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process in MiB (getrusage would count that of the process that started it)."""
+    """Largest resident memory of this process in MiB (getrusage would count that of the process that started it).
+
+    0 where the system does not say, on Windows.
+    """
     try:
         high_water = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
         high_water = None
     if high_water:
         return int(high_water[1]) // 1024
+    try:
+        import resource
+    except ImportError:
+        return 0
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // scale

@@ -6,10 +6,12 @@ Its place follows from that content alone, so that sweeps that share cells share
     FOLDER/CODE/TRAINED/                    a run: config.json, checkpoint, metrics.jsonl
     FOLDER/CODE/TRAINED/MEASURED.json       a measurement of it
 
-CODE is a digest of the sources, since other code may give other numbers, TRAINED one of the flags that the checkpoint
-depends on and of what was measured of the data, MEASURED one of what the measurement depends on.
+CODE is a digest of the sources, comments and docstrings aside, and of the versions of JAX and of what else computes,
+since others may give other numbers, TRAINED one of the flags that the checkpoint depends on and of what was measured of
+the data, MEASURED one of what the measurement depends on.
 """
 
+import ast
 import csv
 import dataclasses
 import difflib
@@ -25,6 +27,7 @@ import tyro
 
 from experiments.cli import commands
 from experiments.cli.errors import InputError
+from experiments.cli.machine import versions
 from experiments.data.arrays import Options
 from experiments.data.dataset import Data
 from experiments.data.load import load
@@ -133,14 +136,24 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def code_digest() -> str:
-    """A name for the sources of the library and of the programs, those that only the repository has left out."""
-    root, whole = Path(__file__).parents[2], hashlib.sha256()
-    for file in sorted(path for package in ("scoresde", "experiments") for path in (root / package).rglob("*.py")):
-        name = file.relative_to(root)
-        if name.parts[1] not in ("benchmarks", "notebooks"):
-            whole.update(name.as_posix().encode() + b"\0" + file.read_bytes())
-    return whole.hexdigest()[:8]
+def code_digest(root: Path = Path(__file__).parents[2]) -> str:
+    """A name for what the library and the programs below ``root`` do, and for the packages that they compute with.
+
+    Programs that only the repository has are left out.
+    """
+    files = sorted(path for package in ("scoresde", "experiments") for path in (root / package).rglob("*.py"))
+    names = {file.relative_to(root): file for file in files}
+    sources = {n.as_posix(): _syntax(f) for n, f in names.items() if n.parts[1] not in ("benchmarks", "notebooks")}
+    return digest({"sources": sources, "versions": versions()})[:8]
+
+
+def _syntax(file: Path) -> str:
+    """What a source does: its syntax tree without the constants that stand as statements, docstrings above all."""
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    return ast.dump(tree)
 
 
 def parse_axes(words: Iterable[str]) -> dict[str, list[Any]]:

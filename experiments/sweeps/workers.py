@@ -8,7 +8,6 @@ in the seed alone follow each other and share all that was compiled.
 
 import contextlib
 import dataclasses
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -36,6 +35,7 @@ from experiments.models.flags import Config
 from experiments.sweeps.cells import Cell
 from experiments.training.session import Trained, train
 from experiments.training.snapshots import stored
+from scoresde.checkpoint.locks import locked
 
 HISTORY = 4  # values that a solver's table keeps: of one width, tables of as many evaluations share a compilation
 WAIT_SECONDS = 1.0
@@ -116,13 +116,9 @@ def in_order(cells: list[Cell], start: float) -> list[Cell]:
 def claim(folder: Path) -> Iterator[bool]:
     """Whether the training in this folder is ours while the context lasts."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "claim").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    (folder / "claim").touch()
+    with locked(folder / "claim") as mine:
+        yield mine
 
 
 def do(cell: Cell, root: Path, builder: Builder) -> dict[str, Any]:

@@ -14,8 +14,6 @@ read it meanwhile. Several processes of one program all call `save`, process 0 w
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -32,6 +30,7 @@ import jax
 import numpy as np
 
 from scoresde.checkpoint.leaves import Record, check_alike, from_host, named_leaves, to_host
+from scoresde.checkpoint.locks import locked
 
 _FORMAT_VERSION = 2
 _MANIFEST, _ARRAYS, _UNFINISHED = "checkpoint.json", "arrays", "tmp-"
@@ -124,7 +123,7 @@ def _from_newest(folder: Path, read: Callable[[Path], Any]) -> Any:
         damage: list[_Damaged] = []
         for version in reversed(versions):
             try:
-                with _opened(version, fcntl.LOCK_SH):
+                with locked(version, shared=True):  # no version is removed under a reader
                     found = read(version)
             except (ValueError, OSError) as error:
                 if not version.exists():
@@ -178,8 +177,9 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], content: dict[str, Any],
         unfinished.rename(version)
         _flush(folder)
         for old in older[: max(0, len(older) + 1 - keep)]:
-            with contextlib.suppress(BlockingIOError), _opened(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                old.rename(folder / f"{_UNFINISHED}{old.name}")
+            with locked(old) as unread:
+                if unread:  # else the next save removes it
+                    old.rename(folder / f"{_UNFINISHED}{old.name}")
     except OSError as error:
         what = f"cannot write the checkpoint {folder}: {error.strerror or str(error).splitlines()[0]}; choose another"
         raise type(error)(f"{what} folder or free some space (a checkpoint that was there is untouched)") from error
@@ -193,22 +193,12 @@ def _clean(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    with _opened(path) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, lock: int | None = None) -> Iterator[int]:
-    """A descriptor; `lock` lets no version be removed under a reader (the next save removes it then)."""
-    descriptor = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"  # where a folder cannot be opened, nor a file flushed that is open for reading
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
-        if lock is not None:
-            try:
-                fcntl.flock(descriptor, lock)
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
-                    raise
-        yield descriptor
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

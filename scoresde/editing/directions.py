@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.arrays import expand, flatten, is_concrete
+from scoresde.arrays import expand, flatten, is_concrete, widened
 
 
 def attribute_direction(latents: ArrayLike, has: ArrayLike, *, shrinkage: float = 1.0) -> jax.Array:
@@ -31,7 +31,7 @@ def attribute_direction(latents: ArrayLike, has: ArrayLike, *, shrinkage: float 
     Raises:
         ValueError: shapes that do not belong together, an attribute that all have or none, shrinkage out of range.
     """
-    z = jnp.asarray(latents, jnp.result_type(float, latents))
+    z = widened(jnp.asarray(latents, jnp.result_type(float, latents)))
     has = jnp.asarray(has)
     if z.ndim < 2 or has.shape != z.shape[:1] or has.dtype != bool:
         expected = f"latents (n, *event) and booleans (n,), got {z.shape} and {has.dtype} {has.shape}"

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, expand, normal_per_example, widened
+from scoresde.arrays import example_keys, expand, nan_unless, normal_per_example, widened
 from scoresde.flow.latents import decode, encode, slerp
 from scoresde.flow.probability import Flow
 from scoresde.score import Score
@@ -78,7 +78,7 @@ def edited(
     success = up.success & down.success
     stops = (down.at_limit, down.time), (up.at_limit, up.time)
     at_limit, time = jax.tree.map(lambda later, before: jnp.where(up.success, later, before), *stops)
-    x, num_evals = jnp.where(expand(success, down.x), down.x, jnp.nan), up.num_evals + down.num_evals
+    x, num_evals = nan_unless(expand(success, down.x), down.x), up.num_evals + down.num_evals
     return Flow(x, num_evals, success, down.max_steps, at_limit=at_limit, time=time)
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten
+from scoresde.arrays import flatten, widened
 from scoresde.checks import whole
 from scoresde.score import Score, as_partial, check_score
 from scoresde.sde import SDE
@@ -137,7 +137,7 @@ def score_norms(sde: SDE, score: Score, x: ArrayLike, times: ArrayLike) -> jax.A
     Raises:
         ValueError: x without event axes, or times outside [t_min, t_max].
     """
-    x, times = jnp.asarray(x, jnp.result_type(float, x)), np.asarray(times, np.float64)
+    x, times = widened(jnp.asarray(x, jnp.result_type(float, x))), np.asarray(times, np.float64)
     if x.ndim < 2:
         raise ValueError(f"x must have shape (B, *event) with at least one event axis, got {x.shape}")
     slack = 1e-6 * sde.t_max

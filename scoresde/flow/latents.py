@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from scoresde.arrays import expand, flatten, widened
+from scoresde.arrays import expand, flatten, nan_unless, widened
 from scoresde.flow.probability import Flow, probability_flow
 from scoresde.score import Score
 from scoresde.sde import SDE
@@ -58,6 +58,7 @@ def slerp(a: ArrayLike, b: ArrayLike, weight: ArrayLike) -> jax.Array:
 
     # Kahan's angle, accurate at both ends; sin(w theta)/sin(theta) = w sinc(w theta)/sinc(theta) is smooth at 0.
     theta = 2 * jnp.arctan2(length(unit(a) - unit(b)), length(unit(a) + unit(b)))
-    whole = jnp.where(theta < jnp.pi - 4 * jnp.finfo(a.dtype).eps, jnp.sinc(theta / jnp.pi), jnp.nan)
+    apart = theta < jnp.pi - 4 * jnp.finfo(a.dtype).eps
+    whole = jnp.where(apart, jnp.sinc(theta / jnp.pi), 1)
     from_a, from_b = ((v * jnp.sinc(v * theta / jnp.pi)) / whole for v in (1 - w, w))
-    return expand(from_a, a) * a + expand(from_b, b) * b
+    return nan_unless(expand(apart, a), expand(from_a, a) * a + expand(from_b, b) * b)

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.angle import cos_sin
-from scoresde.arrays import is_concrete
+from scoresde.arrays import is_concrete, widened
 from scoresde.score import Score, as_partial, check_score, each, tweedie
 from scoresde.sde import SDE
 
@@ -44,7 +44,7 @@ class Measurement:
         if not callable(operator):
             raise ValueError(f"operator must be a function of arrays (B, *event), got {type(operator).__name__}")
         y = jnp.asarray(y)
-        y = y.astype(jnp.result_type(float, y))
+        y = widened(y.astype(jnp.result_type(float, y)))
         if jnp.iscomplexobj(y):
             raise ValueError("y must be real: stack real and imaginary parts, as ss.inverse.operators.fourier does")
         if y.ndim < 1 or not y.size:

@@ -111,7 +111,9 @@ def log_likelihood(
     method = Method(solver or diffrax.Tsit5(), max_steps if steps is None else steps, fixed=steps is not None)
     method.check(rtol, atol, sigma_data)
     *tolerance, scale = (jnp.asarray(v, x.dtype) for v in (rtol, atol, sigma_data))
-    return _log_likelihood(key, sde, as_partial(score), x, tuple(tolerance), scale, number(first), method, divergence)
+    settings = tuple(tolerance), scale, number(first), method, divergence
+    found, integral = _log_likelihood(key, sde, as_partial(score), x, *settings)
+    return dataclasses.replace(found, std_error=divergence.std_error(integral))
 
 
 def check_data(x: ArrayLike, divergence: Divergence) -> jax.Array:
@@ -149,7 +151,8 @@ def _log_likelihood(
     first: ArrayLike,
     method: Method,
     divergence: Divergence,
-) -> Likelihood:
+) -> tuple[Likelihood, jax.Array]:
+    """All but the standard error, and the estimates (B, P) of the integral that it is of."""
     t_min, t_max = jnp.asarray(sde.t_min, x.dtype), jnp.asarray(sde.t_max, x.dtype)
     r_min, r_max = radius(sde, t_min, sigma_data), radius(sde, t_max, sigma_data)
     start, end = angle(sde, t_min, sigma_data), angle(sde, t_max, sigma_data)
@@ -173,8 +176,8 @@ def _log_likelihood(
     latent = r_max * u
     log_prob = sde.prior_log_prob(latent) + dims * jnp.log(r_max / r_min) + jnp.mean(integral, axis=1)
     time = jnp.where(success, t_max, time_at(sde, reached, sigma_data, (t_min, t_max)))
-    error = divergence.std_error(integral)
-    return Likelihood(log_prob, error, latent, num_evals, success, method.max_steps, at_limit, time)
+    found = Likelihood(log_prob, log_prob, latent, num_evals, success, method.max_steps, at_limit, time)
+    return found, integral
 
 
 def bits_per_dim(log_prob: ArrayLike, num_dims: int, bin_width: float | None) -> jax.Array:

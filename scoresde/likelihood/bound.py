@@ -36,7 +36,7 @@ from jax.scipy.stats import norm
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten, number, on_host, widened
+from scoresde.arrays import flatten, nan_unless, number, on_host, widened
 from scoresde.checks import whole
 from scoresde.flow.probability import failure_message
 from scoresde.likelihood.adaptive import check_levels
@@ -112,7 +112,7 @@ def _bound(
     reconstruction = _decoded(key_data, sde, score, x, t_data, scale, decoder, first, repeats)
     prior = 0.5 * math.exp(path.log_snr[0]) * squares
     estimates = diffusion + reconstruction
-    error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(repeats) if repeats > 1 else jnp.full_like(prior, jnp.nan)
+    error = jnp.std(estimates, axis=0, ddof=1) / math.sqrt(repeats) if repeats > 1 else nan_unless(False, prior)
     diffusion, reconstruction = jnp.mean(diffusion, axis=0), jnp.mean(reconstruction, axis=0)
     bound, evals = -(prior + diffusion + reconstruction), jnp.full(len(x), repeats * (draws + 1))
     return Bound(bound, error, prior, diffusion, reconstruction, evals, jnp.isfinite(bound), draws)

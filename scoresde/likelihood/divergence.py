@@ -39,6 +39,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from scoresde.arrays import nan_unless
 from scoresde.checks import whole
 
 VectorField = Callable[[jax.Array], jax.Array]
@@ -126,7 +127,7 @@ class HutchPlusPlus:
 def _std_error(estimates: jax.Array) -> jax.Array:
     """Of the mean of independent estimates, (B, P) -> (B,); NaN if P = 1."""
     if estimates.shape[1] == 1:
-        return jnp.full_like(estimates[:, 0], jnp.nan)
+        return nan_unless(False, estimates[:, 0])
     return jnp.std(estimates, axis=1, ddof=1) / math.sqrt(estimates.shape[1])
 
 

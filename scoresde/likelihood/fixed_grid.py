@@ -27,7 +27,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from scoresde.arrays import example_keys, number
+from scoresde.arrays import example_keys, nan_unless, number
 from scoresde.flow.probability import failure_message
 from scoresde.grids import check_grid
 from scoresde.likelihood.adaptive import check_data
@@ -116,8 +116,8 @@ def table_log_likelihood(
     )
     log_prob, estimates, latent, steps = fine
     success = jnp.isfinite(log_prob)
-    log_prob, std_error = (jnp.where(success, v, jnp.nan) for v in (log_prob, divergence.std_error(estimates)))
-    error = jnp.abs(log_prob - coarse[0][0]) if coarse else jnp.full_like(log_prob, jnp.nan)
+    log_prob, std_error = (nan_unless(success, v) for v in (log_prob, divergence.std_error(estimates)))
+    error = jnp.abs(log_prob - coarse[0][0]) if coarse else nan_unless(False, log_prob)
     evals, checks = (jnp.full(len(x), sum(result[3] for result in results)) for results in ([fine], coarse))
     return TableLikelihood(log_prob, std_error, error, latent, evals, checks, success, steps)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from scoresde.arrays import on_host
+from scoresde.arrays import on_host, widened
 from scoresde.checks import whole
 from scoresde.grids import log_snr_grid
 from scoresde.score import Score
@@ -110,7 +110,7 @@ def optimise_grid(
     from scipy.optimize import minimize  # slow to import
 
     terms, evaluations = whole("terms", terms), whole("evaluations", evaluations)
-    key, x = jax.random.key(0), jnp.asarray(x, jnp.result_type(float, x))  # no noise is drawn from the key
+    key, x = jax.random.key(0), widened(jnp.asarray(x, jnp.result_type(float, x)))  # no noise is drawn from the key
     if np.any(solver(sde, base(sde, n)).commit.s):
         raise ValueError("solver must draw no noise, such as ss.unipc, ss.deis or ss.ddim with eta = 0")
     if reference is None:

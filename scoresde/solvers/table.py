@@ -26,7 +26,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from scoresde.angle import rho_of
-from scoresde.arrays import example_keys, flatten, normal_per_example, number, on_host
+from scoresde.arrays import example_keys, flatten, normal_per_example, number, on_host, widened
 from scoresde.checks import examples
 from scoresde.grids import check_grid
 from scoresde.score import Score, as_partial, check_score
@@ -185,7 +185,7 @@ def integrate(
     Compiled once per score function, shape of ``x`` and shape of the table: the SDE, grid and solver are only numbers.
     Arrays inside a ``jax.tree_util.Partial`` score (as made by this library) are arguments too.
     """
-    x = jnp.asarray(x, jnp.result_type(float, x))
+    x = widened(jnp.asarray(x, jnp.result_type(float, x)))
     examples(x)
     cells = None if noise is None else noise(check_table(table).times)
     return _integrate(key, as_partial(score), check_table(table), x, cells, number(first), trajectory)

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scoresde.angle import secant_squared
+from scoresde.arrays import nan_unless
 from scoresde.sde import SDE
 from scoresde.training.loss import Denoising, TimeDraw, log_snr_importance, stratified_units
 from scoresde.training.weights import Weight
@@ -95,12 +96,12 @@ class Levels:
 
     def curves(self) -> dict[str, jax.Array]:
         """{log_snr, loss, variance_explained, count}, (bins,) each, at the middles of the bins; NaN in empty ones."""
-        edges = self.edges()
-        count = jnp.where(self.count > 0, self.count, jnp.nan)
+        edges, seen = self.edges(), self.count > 0
+        count = jnp.where(seen, self.count, 1)
         return {
             "log_snr": (edges[1:] + edges[:-1]) / 2,
-            "loss": self.loss / count,
-            "variance_explained": 1 - self.output / count,
+            "loss": nan_unless(seen, self.loss / count),
+            "variance_explained": nan_unless(seen, 1 - self.output / count),
             "count": self.count,
         }
 

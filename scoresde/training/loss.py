@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
-from scoresde.arrays import flatten
+from scoresde.arrays import flatten, widened
 from scoresde.score import Score, check_score
 from scoresde.sde import SDE
 from scoresde.training.weights import Weight, likelihood_weight, noise_weight
@@ -117,7 +117,7 @@ def noised(
 
     Takes the arguments of ``denoising_score_matching``, and raises its errors.
     """
-    x = jnp.asarray(x)
+    x = widened(x)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be floating point of shape (B, *event), got {x.dtype} {x.shape}")
     if mask is not None and jnp.shape(mask) != x.shape:

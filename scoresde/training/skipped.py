@@ -1,12 +1,13 @@
 """Steps of training without a finite loss and gradient: their number, and what the first of a row looked like."""
 
 import dataclasses
-import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+UNKNOWN = -1.0  # not NaN, which jax_debug_nans would take for an error
 
 
 @jax.tree_util.register_dataclass
@@ -19,15 +20,15 @@ class Skipped:
     step: jax.Array
     loss: jax.Array
     level: jax.Array
-    """Noise level of the first example without a finite loss; NaN where it is not known."""
+    """Noise level of the first example without a finite loss; negative where it is not known."""
     leaves: jax.Array
     """(L,) whether the gradient of each leaf of the parameters was other than finite."""
 
     @classmethod
     def none(cls, params: Any) -> "Skipped":
         """Before the first step."""
-        zero, nan = jnp.array(0, jnp.int32), jnp.array(jnp.nan, jnp.float32)
-        return cls(zero, zero, zero, nan, nan, jnp.zeros(len(jax.tree.leaves(params)), bool))
+        zero, none = jnp.array(0, jnp.int32), jnp.array(UNKNOWN, jnp.float32)
+        return cls(zero, zero, zero, none, none, jnp.zeros(len(jax.tree.leaves(params)), bool))
 
     def taken(self) -> "Skipped":
         """After a step that was taken."""
@@ -38,7 +39,7 @@ class Skipped:
         are not known."""
         finite = jnp.isfinite(losses).ravel()
         known = levels.shape == losses.shape
-        level = jnp.where(jnp.all(finite), jnp.nan, levels[jnp.argmin(finite)]) if known else jnp.nan
+        level = jnp.where(jnp.all(finite), UNKNOWN, levels[jnp.argmin(finite)]) if known else UNKNOWN
         leaves = jnp.array([~jnp.isfinite(jnp.sum(g * g)) for g in jax.tree.leaves(grads)])
         first = partial(jnp.where, self.in_a_row == 0)
         return Skipped(
@@ -57,5 +58,5 @@ class Skipped:
         where = (
             f"gradient not finite in {len(bad)} of {len(names)} leaves, first {bad[0]}" if bad else "finite gradient"
         )
-        level = "" if math.isnan(float(self.level)) else f" at noise level {float(self.level):.4g}"
+        level = "" if not float(self.level) >= 0 else f" at noise level {float(self.level):.4g}"
         return f"step {int(self.step)}: loss {float(self.loss):.4g}{level}, {where}"

@@ -9,7 +9,6 @@ moves on, and ``Skipped`` counts it.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,7 +18,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from scoresde.arrays import widened
 from scoresde.training.average import Profile, warmed
+from scoresde.training.order import Order, places
 from scoresde.training.sharding import batch_sharding, state_sharding
 from scoresde.training.skipped import Skipped
 
@@ -64,7 +65,7 @@ class Trainer:
             drawn for the whole batch at once; the loss then gets it as its batch, or a part of it, and None as its key.
             Without it each microbatch has a key of its own, and the numbers drawn depend on how many there are.
             ``noised`` draws times and noise; networks take (B,) keys for their dropout.
-        level: (the loss's batch) -> noise levels (B,), for the report of a skipped step.
+        level: (the loss's batch) -> noise levels (B,), at least 0, for the report of a skipped step.
         mesh: the devices, from ``device_mesh``; None for one device. States and data must lie on it.
 
     Raises:
@@ -94,8 +95,11 @@ class Trainer:
             raise ValueError("carry and update go together: a value, and a function that moves it; one is missing")
 
     def init(self, key: jax.Array, params: Any) -> State:
-        """The state before the first step; parameters, carry and key are copied."""
-        zero, averages = jnp.array(0, jnp.int32), (params,) * len(self.averages)
+        """The state before the first step; parameters, carry and key are copied.
+
+        All that moves keeps its dtype: the averages that of the parameters, but float32 at least.
+        """
+        zero, averages = jnp.array(0, jnp.int32), (jax.tree.map(widened, params),) * len(self.averages)
         state = State(zero, params, averages, self.optimizer.init(params), key, self.carry, Skipped.none(params))
         return jax.tree.map(jnp.copy, state)  # ``run`` donates it: no buffer may be the caller's, or occur twice
 
@@ -109,19 +113,20 @@ class Trainer:
         if self.mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, batch_sharding(self.mesh))
         losses, levels, carry, grads = self._gradient(state, key, batch)
-        loss, norm = jnp.mean(losses), optax.tree.norm(grads)
+        grads = jax.tree.map(widened, grads)
+        loss, norm = jnp.mean(widened(losses)), optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
         grads, _ = optax.clip_by_global_norm(self.clip).update(grads, optax.EmptyState())
+        before = state.params, state.averages, state.opt_state, state.carry, state.skipped
 
         def take() -> tuple[Any, ...]:
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+            updates, opt_state = self.optimizer.update(_like(state.params, grads), state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             averages = tuple(map(partial(_average, state.step, params), self.averages, state.averages))
-            return params, averages, opt_state, carry, state.skipped.taken()
+            return _like(before, (params, averages, opt_state, carry, state.skipped.taken()))
 
         def skip() -> tuple[Any, ...]:
-            skipped = state.skipped.counted(state.step, losses, levels, grads)
-            return state.params, state.averages, state.opt_state, state.carry, skipped
+            return _like(before, (*before[:-1], state.skipped.counted(state.step, losses, levels, grads)))
 
         params, averages, opt_state, carry, skipped = jax.lax.cond(good, take, skip)
         state = State(state.step + 1, params, averages, opt_state, state.key, carry, skipped)
@@ -138,22 +143,22 @@ class Trainer:
         def evaluate(params: Any, key: jax.Array | None, batch: Any) -> tuple[jax.Array, Any]:
             result = self.loss(params, key, batch, *carried)
             losses, seen = result if carried else (result, None)
-            return jnp.mean(losses), (losses, seen)
+            return jnp.mean(widened(losses)), (losses, seen)
 
         gradient, parts = jax.value_and_grad(evaluate, has_aux=True), self.microbatches
         if self.draw is not None:
             batch, key = self.draw(key, batch, *carried), None
-        levels = jnp.array([jnp.nan]) if self.level is None else self.level(batch)
+        levels = jnp.zeros(0) if self.level is None else self.level(batch)
         if parts == 1:
             (_, (losses, seen)), grads = gradient(state.params, key, batch)
         else:
 
             def body(total: Any, part: tuple[Any, Any]) -> tuple[Any, Any]:
                 (_, found), grads = gradient(state.params, *part)
-                return jax.tree.map(jnp.add, total, grads), found
+                return jax.tree.map(lambda s, g: s + widened(g), total, grads), found
 
             keys = None if key is None else jax.random.split(key, parts)
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            zeros = jax.tree.map(lambda p: jnp.zeros_like(widened(p)), state.params)
             total, found = jax.lax.scan(body, zeros, (keys, self._cut(batch)))
             losses, seen = jax.tree.map(_joined, found)
             grads = jax.tree.map(lambda g: g / parts, total)
@@ -174,28 +179,25 @@ class Trainer:
     def run(self, state: State, data: Any, *, steps: int, batch_size: int) -> tuple[State, dict[str, jax.Array]]:
         """``steps`` steps in one compiled call over ``data``, a pytree of arrays (n, ...) on the device.
 
-        Each epoch visits every example once, in an order that depends on (key, epoch) alone. ``state`` is donated.
+        Each epoch visits every example once, in an order that depends on (key, epoch, n) alone. ``state`` is donated.
 
         Returns:
             the state and the metrics of every step, (steps,).
+
+        Raises:
+            ValueError: no examples.
         """
         n = jax.tree.leaves(data)[0].shape[0]
-        cycle = n // math.gcd(n, batch_size)  # steps after which batches begin with an epoch again
-
-        def place(step: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """Epoch and position in it of a step's first example; the count of all examples would overflow."""
-            cycles, position = step // cycle, step % cycle * batch_size
-            return cycles * (cycle * batch_size // n) + position // n, position % n
-
-        epoch, _ = place(state.step)
-        epochs = epoch + jnp.arange(-(-steps * batch_size // n) + 1)
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(state.key, 1)))(epochs)
-        orders = jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
+        if not n:
+            raise ValueError("data must hold at least one example, got none")
+        first, _ = places(state.step, batch_size, n)
+        epochs = first + jnp.arange(-(-steps * batch_size // n) + 1, dtype=jnp.uint32)
+        order = Order.of(jax.random.fold_in(state.key, 1), epochs, n)
 
         def body(state: State, _: None) -> tuple[State, dict[str, jax.Array]]:
-            current, first = place(state.step)
-            position = first + jnp.arange(batch_size)
-            index = orders[current - epoch + position // n, position % n]
+            epoch, place = places(state.step, batch_size, n)
+            place += jnp.arange(batch_size, dtype=jnp.uint32)
+            index = order.examples(epoch - first + place // n, place % n)
             return self.step(state, jax.tree.map(lambda a: a[index], data))
 
         return jax.lax.scan(body, state, length=steps)
@@ -230,4 +232,9 @@ def _joined(a: jax.Array) -> jax.Array:
 
 def _average(n: jax.Array, params: Any, profile: Profile, ema: Any) -> Any:
     d = profile(n)
-    return jax.tree.map(lambda average, p: average + (1 - d) * (p - average), ema, params)
+    return jax.tree.map(lambda average, p: average + (1 - d) * (widened(p) - average), ema, params)
+
+
+def _like(old: Any, new: Any) -> Any:
+    """``new`` in the dtypes of ``old``: what was computed in a wider one is rounded once, where it is kept."""
+    return jax.tree.map(lambda a, b: b if a.dtype == jnp.result_type(b) else jnp.asarray(b, a.dtype), old, new)

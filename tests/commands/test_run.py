@@ -31,7 +31,7 @@ def command(*flags):
 
 
 def environment():
-    return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_DEBUG_NANS": "1"}  # a whole run has none
 
 
 def start(folder, *flags):

@@ -20,6 +20,7 @@ from scipy import stats
 
 from experiments import sweep
 from experiments.cli.errors import InputError
+from experiments.cli.machine import versions
 from experiments.sweeps import cells, workers
 from experiments.sweeps import figures as sweep_figures
 from experiments.sweeps import table as sweep_table
@@ -65,6 +66,47 @@ def test_cells_are_told_apart_by_content_and_not_by_how_they_were_asked():
     for same in ("evaluation_batch=7", "sample_every=3"):
         (changed,) = expand("sde=vp", same)
         assert (changed.trained, changed.measured) == (plain.trained, plain.measured), same
+
+
+PLAIN = """
+def f(x):
+    return 2 * x
+
+class A:
+    n: int = 3
+"""
+EXPLAINED = '''"""Doubles."""
+
+def f(x):  # twice
+    "Of a number."
+    return (2 * x)
+
+class A:
+    """An A."""
+    n: int = 3
+    """Its number."""
+'''
+
+
+def test_code_is_told_apart_by_what_it_does_and_by_the_versions_that_compute(monkeypatch, tmp_path):
+    def digest(source, **others):
+        """Of scoresde/sde.py and other files, name by name."""
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, text in ({"scoresde__sde": source} | others).items():
+            file = root / f"{name.replace('__', '/')}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return cells.code_digest(root)
+
+    plain = digest(PLAIN)
+    assert plain == digest(EXPLAINED) == digest(PLAIN, experiments__benchmarks__speed="x = 1")
+    others = [digest(PLAIN.replace(*change)) for change in (("2", "3"), ("* x", "+ x"), ("n:", "m:"), ("int", "float"))]
+    others += [digest(PLAIN, experiments__run="x = 1"), digest(PLAIN, experiments__run="x = 2")]
+    for name in ("jax", "flax"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cells, "versions", lambda name=name: versions() | {name: "99.0"})
+            others.append(digest(PLAIN))
+    assert len({plain, *others}) == 1 + len(others)
 
 
 def test_a_list_of_settings_has_the_seeds_and_the_grid_too(tmp_path):

@@ -3,7 +3,9 @@ their rooms. Read from the syntax trees of the files, imports inside functions i
 
 import ast
 import importlib
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,8 @@ WALLS = {
     "safetensors": {"interop"},
     "msgpack": {"interop"},
 }
+DECLARED_AS = {"sklearn": "scikit-learn", "PIL": "pillow", "orbax": "orbax-checkpoint", "cycler": "matplotlib"}
+OPTIONAL = {"jaxlib", "ml_dtypes", "pandas", "pyarrow", "datasets", "tensorboardX", "tensorboard"}  # said by a message
 EVERYWHERE = {"jax", "jaxlib", "numpy"} | set(sys.stdlib_module_names)
 FILES = sorted((ROOT / "scoresde").rglob("*.py"))
 WINGS = sorted(path for path in (ROOT / "experiments").rglob("*.py") if not BESIDE & set(path.parts))
@@ -142,6 +146,21 @@ def test_libraries_stay_within_their_walls(path):
             continue
         assert library in WALLS, f"{path.name} imports {library}, which the library does not depend on"
         assert room(path) in WALLS[library], f"{path.name} imports {library}: only {sorted(WALLS[library])} may"
+
+
+@pytest.mark.parametrize(
+    ("files", "extras"),
+    [(FILES, ("interop",)), (WINGS, ("interop", "experiments", "cluster"))],
+    ids=["library", "programs"],
+)
+def test_every_library_imported_is_declared(files, extras):
+    """That another one happens to bring it is no promise."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    declared = {re.match(r"[\w-]+", line)[0] for line in lines}
+    used = {module.split(".")[0] for path in files for module in imports(path)}
+    used -= {"scoresde", "experiments"} | set(sys.stdlib_module_names) | OPTIONAL
+    assert {DECLARED_AS.get(name, name) for name in used} <= declared
 
 
 def test_the_library_does_not_know_its_experiments_or_tests():

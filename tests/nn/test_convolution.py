@@ -61,9 +61,20 @@ def test_inside_a_loop_every_convolution_has_the_layout_of_the_fast_kernel(strid
     assert set(labels) == {"b01f_01io->b01f"}
 
 
-def test_elsewhere_than_on_a_cpu_it_is_that_of_jax(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    x, w = pair(2)
-    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    made = jax.make_jaxpr(lambda x, w: channels_last(x, w, (1, 1), "SAME", **layout))(x, w)
-    assert [str(e.primitive) for e in made.eqns] == ["conv_general_dilated"]
+def test_the_platform_of_the_program_decides_not_that_of_the_process():
+    """Lowered for a GPU or TPU the convolutions are those of JAX; one program exported for all gives the same here."""
+
+    def second(convolution):
+        loss = lambda x, w: jnp.sum(jnp.sin(convolution(x, w, 2)))  # noqa: E731
+        return jax.jit(lambda x, w: jax.grad(lambda x, w: jnp.sum(jax.grad(loss)(x, w) ** 2), 1)(x, w))
+
+    def convolutions(function, platform):
+        text = function.trace(*pair(2)).lower(lowering_platforms=(platform,)).as_text()
+        return sorted(re.findall(r"stablehlo\.convolution.*?dim_numbers = (.*?), window = (\{.*?\})", text))
+
+    for platform in ("cuda", "tpu"):
+        assert len(convolutions(second(plain), platform)) > 3
+        assert convolutions(second(ours), platform) == convolutions(second(plain), platform)
+    assert convolutions(second(ours), "cpu") != convolutions(second(plain), "cpu")
+    exported = jax.export.export(second(ours), platforms=("cpu", "cuda"))(*pair(2))
+    np.testing.assert_allclose(exported.call(*pair(2)), second(plain)(*pair(2)), rtol=1e-4, atol=1e-4)

@@ -47,17 +47,18 @@ def test_attention_is_its_formula_to_the_precision_of_its_dtype(x64, dtype, erro
         ("gpu", 7, jnp.bfloat16, 64, False),
         ("gpu", 0, jnp.bfloat16, 64, False),
         ("gpu", 9, jnp.float32, 64, False),
-        ("cpu", 9, jnp.bfloat16, 64, False),
-        ("tpu", 9, jnp.bfloat16, 64, False),
+        ("cpu", 9, jnp.bfloat16, 128, True),
+        ("cpu", 9, jnp.bfloat16, 256, False),
     ],
 )
-def test_cudnn_is_taken_where_it_has_a_kernel(monkeypatch, backend, generation, dtype, head, fits):
+def test_cudnn_is_traced_where_a_device_at_hand_has_a_kernel(monkeypatch, backend, generation, dtype, head, fits):
+    """Whatever the default backend is: the platform of the program decides later."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(flash, "_generation", lambda: generation)
     assert flash.fits(jax.ShapeDtypeStruct((1, 4, 1, head), dtype)) is fits
 
 
-def test_devices_that_are_not_nvidias_have_no_generation():
+def test_without_nvidias_devices_there_is_no_generation():
     assert flash._generation() == 0
 
 
@@ -133,13 +134,18 @@ def test_a_training_step_is_cudnns_forward_and_backward(cudnn):
     assert "backward" not in cudnn and "attention_tangent" in str(jaxpr)
 
 
-def test_on_cuda_it_is_lowered_to_the_kernels_of_cudnn(monkeypatch):
-    """Compiled for a device that is not at hand, up to the text that XLA is given."""
+def test_the_platform_of_the_program_decides_not_that_of_the_process(monkeypatch):
+    """Lowered for a device that is not at hand, up to the text that XLA is given; exported for CPUs and called here."""
     from jax._src.cudnn import fused_attention_stablehlo as kernels
 
     monkeypatch.setattr(flash, "fits", lambda q: True)
     monkeypatch.setattr(kernels, "check_cudnn_version", lambda: 92000)
     q = jax.ShapeDtypeStruct((2, 16, 2, 64), jnp.bfloat16)
     loss = lambda q, k, v: jnp.sum(flash.attention(q, k, v).astype(jnp.float32))  # noqa: E731
-    text = jax.jit(jax.grad(loss)).trace(q, q, q).lower(lowering_platforms=("cuda",)).as_text()
-    assert "fmhaSoftmax" in text and "fmhaSoftmaxBackward" in text
+    traced = jax.jit(jax.grad(loss)).trace(q, q, q)
+    on_cuda, on_cpu = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "cpu"))
+    assert "fmhaSoftmax" in on_cuda and "fmhaSoftmaxBackward" in on_cuda and "fmha" not in on_cpu
+    export = jax.export.export(jax.jit(jax.grad(loss)), platforms=("cpu",))
+    qkv = draws(0, (q.shape,) * 3, jnp.bfloat16)
+    expected = jax.jit(jax.grad(lambda *qkv: jnp.sum(flash._plain(qkv).astype(jnp.float32))))(*qkv)
+    np.testing.assert_allclose(export(q, q, q).call(*qkv).astype(float), expected.astype(float), atol=1e-3)

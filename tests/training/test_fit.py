@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from experiments import doctor
-from experiments.cli import commands
+from experiments.cli import commands, compile_cache
 from experiments.cli.errors import InputError
 from experiments.data.load import load
 from experiments.models.build import build
@@ -26,6 +26,7 @@ from experiments.training.fit import Plan, fit, start
 from experiments.training.processes import join, memory_errors
 from scoresde import nn
 from scoresde.checkpoint import folder as checkpoint
+from scoresde.training.order import Order
 
 QUIET = Console(quiet=True)
 LOADED = load("checkerboard")
@@ -76,7 +77,7 @@ def batches(data, *, seed, step, total, steps_per_call, batch, process_index, pr
     """A stream in the order that the device would use, for calls of ``steps_per_call`` steps, the last shorter."""
     assert (seed, process_index, process_count) == (0, 0, 1)
     key, n = jax.random.fold_in(jax.random.split(jax.random.key(seed))[1], 1), len(data.train)
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), n))
+    order = np.asarray(Order.of(key, jnp.zeros(1, int), n).examples(jnp.zeros(n, int), jnp.arange(n, dtype=jnp.uint32)))
     while step < total:
         steps = min(steps_per_call, total - step)
         yield data.train[order[np.arange(step * batch, (step + steps) * batch)].reshape(steps, batch)]
@@ -215,6 +216,17 @@ def test_the_second_process_finds_what_the_first_compiled(tmp_path):
     assert hits(SCORESDE_COMPILE_CACHE="off") == 0 and not list(tmp_path.iterdir())
     assert hits() == 0 and hits() > 0
     assert (tmp_path / "scoresde" / "compiled").is_dir()
+
+
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(tmp_path):
+    for i, name in enumerate(["old", "read again", "new", "newest"]):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 + i, 1000 + i))
+    os.utime(tmp_path / "read again", (2000, 1001))
+    for largest, left in ((400, 4), (399, 3), (250, 2), (0, 0)):
+        compile_cache.bound(tmp_path, largest)
+        kept = sorted(path.name for path in tmp_path.iterdir())
+        assert kept == sorted(["read again", "newest", "new", "old"][:left])
 
 
 def test_every_command_sets_the_cache_up(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,9 @@ import optax
 import pytest
 
 from scoresde import VP, Preconditioner, Trainer, denoising_score_matching, nn
-from scoresde.training import projected, warmed
+from scoresde.training import power, projected, warmed
+from scoresde.training.average import power_exponent
+from scoresde.training.order import Order
 
 KEY = jax.random.key(19)
 
@@ -148,20 +150,6 @@ def test_each_epoch_visits_every_example_once_in_an_order_of_its_own():
     assert not np.array_equal(order_of(jax.random.key(1), 7, 1, n), visits[0])
     means = order_of(KEY, 9, 3, n)  # batches of 3 run over the same order
     np.testing.assert_allclose(means, visits.ravel()[:27].reshape(9, 3).mean(1), rtol=1e-6)
-
-
-def test_the_order_stays_exact_after_very_many_examples():
-    """4096 x 2^20 = 2^32 examples seen: the position must not wrap around 32 bits."""
-    n, batch, start = 7, 4096, 2**20
-    trainer = Trainer(lambda p, key, batch: p * 0 + batch, optax.sgd(0.0))
-    state = trainer.init(KEY, jnp.array(0.0))
-    state = dataclasses.replace(state, step=jnp.array(start, jnp.int32))
-    _, metrics = trainer.run(state, jnp.arange(n, dtype=jnp.float32), steps=3, batch_size=batch)
-    position = start * batch
-    epochs = {e: np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.fold_in(KEY, 1), e), n))
-              for e in range(position // n, (position + 3 * batch) // n + 1)}  # fmt: skip
-    order = np.array([epochs[i // n][i % n] for i in range(position, position + 3 * batch)], np.float64)
-    np.testing.assert_allclose(metrics["loss"], order.reshape(3, batch).mean(1), rtol=1e-5)
 
 
 def test_the_key_of_a_step_is_fresh():
@@ -319,9 +307,9 @@ def test_steps_that_are_not_finite_are_skipped_and_reported():
 
 
 def test_batches_from_the_host_are_the_steps_one_by_one_bit_for_bit():
-    """And the order of the device: epochs are permutations by fold_in(fold_in(key, 1), epoch)."""
-    orders = [jax.random.permutation(jax.random.fold_in(jax.random.fold_in(KEY, 1), e), 12) for e in range(3)]
-    index = np.concatenate(orders)[:30].reshape(6, 5)
+    """And the order of the device: that of ``Order`` for the key fold_in(key, 1)."""
+    order = Order.of(jax.random.fold_in(KEY, 1), jnp.arange(3), 12)
+    index = order.examples(jnp.arange(30) // 12, jnp.arange(30, dtype=jnp.uint32) % 12).reshape(6, 5)
     batches = {"x": data()["x"][index]}
     state, metrics = TRAINER.run_batches(TRAINER.init(KEY, params()), jax.tree.map(lambda a: a[:4], batches))
     state, more = TRAINER.run_batches(state, jax.tree.map(lambda a: a[4:], batches))
@@ -369,3 +357,26 @@ def test_a_projected_optimiser_ends_each_step_on_the_set_that_it_is_projected_on
             np.testing.assert_allclose(ours[name], expected[name], rtol=1e-6)
     with pytest.raises(ValueError, match="projected: the parameters must be given"):
         optimizer.update(gradient(start), state)
+
+
+HALVES = (jnp.bfloat16, jnp.float16)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("optimizer", [optax.adam(0.05), optax.sgd(optax.linear_schedule(0.1, 0.01, 9), momentum=0.9)])
+def test_parameters_of_half_precision_keep_it_and_their_averages_are_float32(dtype, optimizer):
+    """The averages are those of the parameters, rounded or not yet; parts of a batch add up in float32."""
+    start = jax.tree.map(lambda p: p.astype(dtype), params())
+    trainer = Trainer(loss_of_drawn, optimizer, averages=(warmed(0.9), power(0.1)), draw=drawn, microbatches=2)
+    state = trainer.init(KEY, start)
+    dtypes = jax.tree.map(lambda a: a.dtype, state)
+    expected = [np.asarray(state.params["w"], np.float64)] * 2
+    for n in range(6):
+        state, metrics = trainer.run(state, data(), steps=1, batch_size=4)
+        for i, d in enumerate((min(0.9, (1 + n) / (10 + n)), (n / (n + 1)) ** (power_exponent(0.1) + 1))):
+            expected[i] = d * expected[i] + (1 - d) * np.asarray(state.params["w"], np.float64)
+    assert jax.tree.map(lambda a: a.dtype, state) == dtypes and metrics["loss"].dtype == jnp.float32
+    assert state.params["w"].dtype == dtype and state.skipped.total == 0
+    for average, value in zip(state.averages, expected, strict=True):
+        assert average["w"].dtype == jnp.float32
+        np.testing.assert_allclose(average["w"], value, rtol=float(jnp.finfo(dtype).eps))

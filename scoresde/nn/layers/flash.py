@@ -3,7 +3,8 @@
     attention(q, k, v)_i = sum_j p_ij v_j,      p_i = softmax_j(q_i . k_j / sqrt(d)) over the keys j whose mask is True,
 
 the softmax in float32 at least. On NVIDIA's devices, in half precision, without a mask and with heads that it knows,
-it is cuDNN's flash attention, which never writes p; elsewhere XLA's. That is decided while tracing.
+it is cuDNN's flash attention, which never writes p; elsewhere XLA's. Which of the two it is, the platform decides that
+a program is lowered for; where no such device is at hand, cuDNN's is not even traced.
 
 cuDNN has a derivative in reverse mode only, where a likelihood needs J z and a guided likelihood a J z of gradients.
 So one primitive joins the two: with f the attention, J its Jacobian at (q, k, v) and w any cotangent of f,
@@ -15,11 +16,11 @@ References: Dao (2024), FlashAttention-2; the guide of cuDNN's frontend, scaled 
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.backend import get_backend
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -39,18 +40,22 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | Non
 
 
 def fits(q: jax.Array) -> bool:
-    """Whether cuDNN has a kernel, backward too, for queries like q on the devices at hand: half precision, Ampere or
-    newer, heads of a multiple of 8 channels, at most 128, on Hopper 256."""
-    if q.dtype not in (jnp.bfloat16, jnp.float16) or jax.default_backend() != "gpu":
+    """Whether cuDNN has a kernel, backward too, for queries like q on NVIDIA's devices of this process: half precision,
+    Ampere or newer, heads of a multiple of 8 channels, at most 128, on Hopper 256."""
+    if q.dtype not in (jnp.bfloat16, jnp.float16) or q.shape[-1] % 8:
         return False
     generation = _generation()
-    return generation >= 8 and q.shape[-1] % 8 == 0 and q.shape[-1] <= (256 if generation == 9 else 128)
+    hopper = generation == 9 and jax.default_backend() == "gpu"  # JAX asks the default backend for it
+    return generation >= 8 and q.shape[-1] <= (256 if hopper else 128)
 
 
 def _generation() -> int:
-    """The first number of the devices' compute capability, 0 if they are not NVIDIA's: 8 Ampere, 9 Hopper."""
-    cuda = "cuda" in get_backend().platform_version
-    return int(str(jax.local_devices()[0].compute_capability).partition(".")[0]) if cuda else 0
+    """The first number of the compute capability of NVIDIA's devices, 0 without one: 8 Ampere, 9 Hopper."""
+    try:
+        device = jax.local_devices(backend="cuda")[0]
+    except RuntimeError:
+        return 0
+    return int(str(device.compute_capability).partition(".")[0])
 
 
 def _plain(qkv: Three, mask: jax.Array | None = None) -> jax.Array:
@@ -69,7 +74,7 @@ def _cudnn(qkv: Three) -> jax.Array:
 
 @jax.custom_jvp
 def _flash(qkv: Three) -> jax.Array:
-    return _cudnn(qkv)
+    return jax.lax.platform_dependent(qkv, cuda=_cudnn, default=_plain)
 
 
 @_flash.defjvp
@@ -80,7 +85,11 @@ def _flash_jvp(at: tuple[Three], along: tuple[Three]) -> tuple[jax.Array, jax.Ar
 @jax.custom_jvp
 def _pull(qkv: Three, w: jax.Array) -> Three:
     """J^T w."""
-    return jax.vjp(_cudnn, qkv)[1](w)[0]
+
+    def of(attention: Any, qkv: Three, w: jax.Array) -> Three:
+        return jax.vjp(attention, qkv)[1](w)[0]
+
+    return jax.lax.platform_dependent(qkv, w, cuda=partial(of, _cudnn), default=partial(of, _plain))
 
 
 @_pull.defjvp
