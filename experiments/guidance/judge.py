@@ -58,7 +58,7 @@ class Judge:
         found = [order[labels[order] == c][:most] for c in self.classes]
         if (count := min(map(len, found))) < 2:
             rare = int(self.classes[int(np.argmin(list(map(len, found))))])
-            word = self.data.labels.words[rare] if self.data.labels else rare
+            word = dict(enumerate(self.data.labels.words if self.data.labels else ())).get(rare, rare)
             raise InputError(f"class {word} of {self.data.name} has {count} example(s) in a part; two are needed")
         return np.stack([x[np.sort(where[:count])] for where in found])
 
